@@ -1,0 +1,45 @@
+"""WideResNet-28-10 for 32×32 images, with the two habits of the published code that its numbers depend on: every
+convolution has a bias, and the final batch normalisation has momentum 0.9."""
+import torch.nn.functional as F
+from torch import nn
+
+from .network import Network, initialize_convolutions
+
+
+class WideBlock(nn.Module):
+    def __init__(self, channels, width, stride):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1)  # the stride is on the second convolution
+        self.shortcut = nn.Identity()
+        if stride != 1 or channels != width:
+            self.shortcut = nn.Conv2d(channels, width, 1, stride)
+
+    def forward(self, x):
+        residual = self.conv2(F.relu(self.bn2(self.conv1(F.relu(self.bn1(x))))))
+        return residual + self.shortcut(x)
+
+
+class WideResNet2810(Network):
+    """Three groups of four blocks of width 160, 320, 640; no dropout; F = 640. The last stage's maps are those after
+    the final BN and ReLU. Biases keep torch's default initialisation."""
+
+    def __init__(self, num_classes, head):
+        super().__init__(640, num_classes, head)
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.groups = nn.ModuleList()
+        channels = 16
+        for width, stride in ((160, 1), (320, 2), (640, 2)):
+            group = [WideBlock(channels, width, stride)] + [WideBlock(width, width, 1) for _ in range(3)]
+            self.groups.append(nn.Sequential(*group))
+            channels = width
+        self.bn = nn.BatchNorm2d(channels, momentum=0.9)
+        initialize_convolutions(self)
+
+    def stages(self, images):
+        first = self.groups[0](self.stem(images))  # (B, 160, 32, 32)
+        second = self.groups[1](first)  # (B, 320, 16, 16)
+        third = self.groups[2](second)  # (B, 640, 8, 8)
+        return [first, second, F.relu(self.bn(third))]
