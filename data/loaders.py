@@ -1,0 +1,121 @@
+"""Batches, already on the device: 28×28 and 32×32 sets lie there whole as uint8, ImageNet comes through workers."""
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from files import UserError
+
+from . import augment
+from .catalog import CATALOG, how_to_get, image_folder
+
+
+def open_set(name, split, data_dir, device, like=None):
+    """A ResidentImages, or FolderImages for ImageNet and its outliers: both know __len__, train_batches, eval_batches.
+
+    Args:
+        like: the in-distribution set whose image size and normalisation an outlier set gets; default `name`.
+
+    UserError, with the command to type, when the split is not there or is damaged.
+    """
+    like = CATALOG[like or name]
+    if like.folders:
+        from .folder_images import FolderImages  # here, because importing torchvision takes longer than a demo run
+
+        return FolderImages(image_folder(name, split, data_dir), device, like, how_to_get(name, data_dir))
+    return ResidentImages(*read_split(name, split, data_dir), device, like)
+
+
+def available(name, split, data_dir):
+    """Whether the split has been prepared."""
+    if name not in CATALOG:
+        return False
+    if CATALOG[name].folders:
+        return image_folder(name, split, data_dir).is_dir()
+    return (Path(data_dir) / name / f"{split}.npz").exists()
+
+
+def digest_of(name, split, data_dir):
+    """A string that changes with the images: the SHA-256 of a prepared split, the file count of an image folder."""
+    if CATALOG[name].folders:
+        classes = [folder for folder in image_folder(name, split, data_dir).glob("*/") if folder.is_dir()]
+        return f"{sum(len(os.listdir(folder)) for folder in classes)} files in {len(classes)} folders"
+    manifest = Path(data_dir) / name / "manifest.json"
+    try:
+        return json.loads(manifest.read_text())["splits"][split]["sha256"]
+    except FileNotFoundError as error:
+        raise UserError(f"{name} is not in {data_dir}. {how_to_get(name, data_dir)}") from error
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{manifest} does not know the split {split!r}. {how_to_get(name, data_dir)}") from error
+
+
+def read_split(name, split, data_dir):
+    """A prepared split: images (n, H, W, C) uint8 and labels (n) int64."""
+    path = Path(data_dir) / name / f"{split}.npz"
+    try:
+        with np.load(path) as content:
+            return content["images"], content["labels"]
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing. {how_to_get(name, data_dir)}") from error
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged ({error}). {how_to_get(name, data_dir)}, with --fresh") from error
+
+
+class ResidentImages:
+    """A whole split on the device as uint8, cropped and flipped there in batch.
+
+    Everything random about an epoch is drawn at its start, on the CPU, from (seed, epoch) alone: a run that is taken
+    up in the middle of an epoch, or on another device, sees the same crops in the same order.
+    """
+
+    def __init__(self, images, labels, device, like):
+        images = resized(images, like.size)
+        # a copy of its own in the order that convolutions read: (n, C, H, W)
+        self.images = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(device)
+        self.labels = torch.from_numpy(labels).to(device)
+        self.size = like.size
+        self.mean, self.std = torch.tensor(like.mean, device=device), torch.tensor(like.std, device=device)
+        self._padded = None  # made at the first training batch
+
+    def __len__(self):
+        return len(self.labels)
+
+    def train_batches(self, batch_size, seed, epoch, padding, flip, start=0):
+        """Yields (inputs (B, 3, H, W) float32, targets (B)) from batch `start` on; the last batch may be smaller."""
+        if self._padded is None:
+            self._padded = augment.pad(self.images, padding)
+        generator = torch.Generator().manual_seed(augment.epoch_seed(seed, epoch))
+        n = len(self)
+        order = torch.randperm(n, generator=generator)
+        corners = torch.randint(0, 2 * padding + 1, (2, n), generator=generator)
+        flipped = torch.rand(n, generator=generator) < (0.5 if flip else 0)
+        plan = [tensor.to(self.labels.device) for tensor in (order, corners[0], corners[1], flipped)]
+        for first in range(start * batch_size, n, batch_size):
+            index, top, left, mirrored = (tensor[first : first + batch_size] for tensor in plan)
+            images = augment.crop(self._padded, index, top, left, self.size)
+            if flip:
+                images = augment.flip(images, mirrored)
+            yield augment.normalise(images, self.mean, self.std), self.labels[index]
+
+    def eval_batches(self, batch_size=500):
+        """Yields every image once, in order, neither cropped nor flipped."""
+        for images, labels in zip(self.images.split(batch_size), self.labels.split(batch_size)):
+            yield augment.normalise(images, self.mean, self.std), labels
+
+
+def resized(images, size):
+    """(n, H, W, C) uint8 → (n, size, size, C): shorter side to `size` (bilinear, antialiased), then the centre."""
+    if images.shape[1:3] == (size, size):
+        return images
+    result = []
+    for image in images:
+        image = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+        scale = size / min(image.size)
+        image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
+        left, top = (image.width - size) // 2, (image.height - size) // 2
+        result.append(np.asarray(image.crop((left, top, left + size, top + size))).reshape(size, size, -1))
+    return np.stack(result)
