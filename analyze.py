@@ -1,0 +1,234 @@
+"""Put all evaluated runs beside the papers' numbers.
+
+  python analyze.py                                             every data set with runs
+  python analyze.py --dataset cifar10                           one of them
+  python analyze.py --results-dir results/epochs1               another folder of runs (a shortened try, say)
+
+Prints, and writes to <results-dir>/tables/ as CSV, Markdown and LaTeX:
+  dismax_<dataset>          the layout of DisMax's Table 2, the paper and ours under both protocols; the CSV is tidy
+  dismax_<dataset>_scores   AUROC of every method under every score, honest protocol
+  runs                      one row a run: device, wall-clock, versions, accuracies (CSV only)
+"""
+import argparse
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import runs
+from data.catalog import CATALOG, OUTLIERS
+from files import UserError, write_text
+from recipes import PUBLISHED, PUBLISHED_SEEDS, published_score
+from tables import publish
+
+PAPERS = Path(__file__).resolve().parent / "results" / "papers"
+METHODS = {"softmax": "SoftMax", "isomax": "IsoMax", "isomaxplus": "IsoMax+", "dismax": "DisMax",
+           "dismax_fpr": "DisMax†"}
+MODELS = {"densenetbc100": "DenseNetBC100", "resnet34": "ResNet34", "wideresnet2810": "WideResNet-28-10",
+          "resnet18": "ResNet18", "lenet": "LeNet"}
+
+# which weights, which ECE, and which ending of the detection metrics in metrics.csv
+Protocol = namedtuple("Protocol", "weights ece ending")
+PROTOCOLS = {
+    "as published": Protocol("best", "ece_fitted_on_test", "_published"),
+    "honest": Protocol("last", "ece_cross_fitted", ""),
+}
+LEGEND = """\
+as published: the epoch with the best test accuracy; temperature fitted, and ECE measured, on the same test images;
+  detection by the published code's rules (a tie counts against the in-distribution sample).
+honest: the last epoch; temperature fitted on one stratified half of the test images and ECE measured on the other, and
+  the other way round; a tie counts half.
+Mean ± sample standard deviation over seeds. In AUPR the outliers are the positive class. DisMax is read with MPS for
+  near outliers (ImageNet-O: MMLES) and MMLES for the others, see README; the table of scores has all. † with FPR.
+Δ is ours minus the paper's: ok where |Δ| ≤ max(τ, 2·√(s²/n of the paper + s²/n of ours)), τ = 0.3 for ACC, 0.005 for
+  ECE, 1.0 for near and 1.5 for other outliers; OFF where it is more."""
+
+# one column of the table: where it stands in metrics.csv and in the paper's CSV, and how far off is still the same
+Column = namedtuple("Column", "title set group metric scale digits paper tau")
+PAPER_COLUMNS = {"cifar10": "near_aupr", "cifar100": "near_aupr", "tinyimagenet_resize": "tinyimagenet_auroc",
+                 "lsun_resize": "lsun_auroc", "svhn": "svhn_aupr", "imagenet_o": "imagenet_o_auroc"}
+TITLES = {"tinyimagenet_resize": "TinyImageNet-r", "lsun_resize": "LSUN-r", **{k: v.title for k, v in CATALOG.items()}}
+
+
+def columns_of(dataset):
+    yield Column("ACC (%)", dataset, "id", "accuracy", 100, 2, "acc", 0.3)
+    yield Column("ECE", dataset, "id", "ece", 1, 4, "ece", 0.005)
+    for group, names in OUTLIERS[dataset].items():
+        metric = "auroc" if group == "far" or dataset == "imagenet1k" else "aupr_out"
+        for name in names:
+            title = f"{group.replace('_', ' ')}: {TITLES[name]} {metric.split('_')[0].upper()} (%)"
+            yield Column(title, name, group, metric, 100, 2, PAPER_COLUMNS.get(name), 1.0 if group == "near" else 1.5)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results-dir", type=Path, default=Path("results"))
+    parser.add_argument("--dataset", choices=list(OUTLIERS))
+    args = parser.parse_args()
+    table, metrics = read_runs(args.results_dir, args.dataset or "*")
+    tables = args.results_dir / "tables"
+    write_text(tables / "runs.csv", table.to_csv(index=False))
+    for dataset in (name for name in OUTLIERS if name in set(table.dataset)):
+        name, title = f"dismax_{dataset}", CATALOG[dataset].title
+        ours = metrics[metrics.dataset == dataset]
+        tidy = compare(dataset, ours)
+        write_text(tables / f"{name}.csv", tidy.to_csv(index=False))
+        publish(tables / name, title, sections(dataset, tidy, table[table.dataset == dataset]), LEGEND)
+        tidy = scores(ours)
+        write_text(tables / f"{name}_scores.csv", tidy.to_csv(index=False))
+        publish(tables / f"{name}_scores", f"{title}: AUROC (%) under every score", score_sections(tidy),
+                "honest protocol: last epoch; a tie counts half.", show=False)
+    print(f"Written to {tables}/")
+
+
+def read_runs(results_dir, dataset):
+    """(a row a run, a row a metric of a run) of every evaluated run."""
+    rows, frames = [], []
+    for run in runs.find(results_dir, dataset):
+        config = runs.read_config(run)
+        changed = ", ".join(f"{field} {c['used']} (published {c['published']})"
+                            for field, c in config["overrides"].items())
+        session = config["sessions"][-1]
+        rows.append({
+            **config["run"], "changed": changed, "epochs": config["recipe"]["epochs"],
+            **{key: config[key] for key in (
+                "parameters", "last_accuracy", "best_accuracy", "best_epoch", "wall_clock_seconds")},
+            **{key: session[key] for key in ("device", "torch", "commit")},
+        })
+        frames.append(pd.read_csv(run / "metrics.csv", keep_default_na=False).assign(**config["run"], changed=changed))
+    if not rows:
+        where = results_dir if dataset == "*" else results_dir / dataset
+        raise UserError(f"no evaluated run below {where}. "
+                        "`make demo` makes some in a minute, `make reproduce-cifar10` the paper's")
+    return pd.DataFrame(rows), pd.concat(frames, ignore_index=True)
+
+
+# ---- ours beside the paper's ----
+
+
+def compare(dataset, metrics):
+    """Tidy: a row a model × method × protocol × column, with the paper's value, ours, and what to think of it."""
+    papers = pd.concat([pd.read_csv(path) for path in sorted(PAPERS.glob("dismax_*.csv"))]).fillna({"loss": ""})
+    papers = papers[papers.dataset == dataset]
+    rows = []
+    for model in (m for m in MODELS if m in set(metrics.model)):
+        mine, theirs = metrics[metrics.model == model], papers[papers.model == model]
+        for loss, method, paper in methods_of(theirs):
+            ours = mine[mine.loss == loss]
+            if paper is None and ours.empty:
+                continue
+            for changed in sorted(set(mine.changed)) if loss else [""]:  # "": the recipe as it stands
+                for column in columns_of(dataset):
+                    for protocol in PROTOCOLS:
+                        values = cell(ours[ours.changed == changed], dataset, loss, column, protocol)
+                        rows.append({
+                            "dataset": dataset, "model": model, "loss": loss, "method": method, "changed": changed,
+                            "protocol": protocol, "column": column.title,
+                            **verdict(column, paper, PUBLISHED_SEEDS.get(dataset), values, comparable=not changed)})
+    return pd.DataFrame(rows)
+
+
+def methods_of(theirs):
+    """(loss, name, the paper's row or None): ours in our order, then those that the paper only quotes, loss ""."""
+    by_loss = {row.loss: row for row in theirs.itertuples() if row.loss}
+    for loss, name in METHODS.items():
+        yield loss, by_loss[loss].method if loss in by_loss else name, by_loss.get(loss)
+    for row in theirs.itertuples():
+        if not row.loss:
+            yield "", row.method, row
+
+
+def cell(ours, dataset, loss, column, protocol):
+    """Our values of one cell, one a seed, in the table's unit."""
+    weights, ece, ending = PROTOCOLS[protocol]
+    metric = {"accuracy": "accuracy", "ece": ece}.get(column.metric, column.metric + ending)
+    score = published_score(dataset, loss, column.group) if loss and column.group != "id" else ""
+    chosen = (ours.set == column.set) & (ours.weights == weights) & (ours.metric == metric) & (ours.score == score)
+    return ours[chosen].value.to_numpy(float) * column.scale
+
+
+def verdict(column, paper, paper_n, values, comparable):
+    """The paper's value and ours; Δ, tolerance and "ok" or "OFF" where both are there and the recipe is the paper's."""
+    n = len(values)
+    mean, std = values.mean() if n else np.nan, values.std(ddof=1) if n > 1 else np.nan
+    theirs, their_std = (getattr(paper, f"{column.paper}{end}", np.nan) for end in ("", "_std"))
+    tolerance, word = np.nan, ""
+    if comparable and np.isfinite(mean - theirs):
+        spread = np.nan_to_num(their_std)  # the ImageNet table has none
+        our_spread = std if n > 1 else spread  # one seed says nothing of its spread: take the paper's
+        tolerance = max(column.tau, 2 * np.sqrt(spread**2 / paper_n + our_spread**2 / n))
+        word = "ok" if abs(mean - theirs) <= tolerance else "OFF"
+    return {"paper": theirs, "paper_std": their_std, "paper_n": paper_n, "ours": mean, "ours_std": std, "ours_n": n,
+            "delta": mean - theirs, "tolerance": tolerance, "verdict": word}
+
+
+def sections(dataset, tidy, table):
+    """(network, headers, rows, note) in the layout of Table 2: for each method the paper, then ours by protocol."""
+    columns = list(columns_of(dataset))
+    for model, part in tidy.groupby("model", sort=False):
+        of_paper = PUBLISHED_SEEDS[dataset] if model in PUBLISHED.get(dataset, ()) else None
+        rows = []
+        for method, cells in part.groupby("method", sort=False):
+            names = iter([method])  # named in its first row only
+            by = {(c.changed, c.protocol, c.column): c for c in cells.itertuples()}
+            paper = [by[cells.changed.iloc[0], "honest", c.title] for c in columns]
+            if any(np.isfinite(c.paper) for c in paper):
+                rows.append([next(names), "paper", *(
+                    number(c.paper, c.paper_std, 1 if column.scale == 100 else 4) for c, column in zip(paper, columns))])
+            for changed in dict.fromkeys(cells.changed) if cells.loss.iloc[0] else []:
+                for protocol in PROTOCOLS:
+                    ours = [by[changed, protocol, c.title] for c in columns]
+                    seeds = max(c.ours_n for c in ours)
+                    rows.append([next(names, ""), label(protocol, changed, seeds, of_paper), *(
+                        "missing" if not c.ours_n else number(c.ours, c.ours_std, column.digits) +
+                        (f" (n = {c.ours_n})" if c.ours_n != seeds else "") for c, column in zip(ours, columns))])
+                    if any(c.verdict for c in ours):
+                        rows.append(["", "Δ to the paper", *(
+                            f"{c.delta:+.{column.digits}f} {c.verdict}" if c.verdict else ""
+                            for c, column in zip(ours, columns))])
+        done = table[table.model == model]
+        note = (f"{len(done)} runs on {', '.join(sorted(set(done.device)))}; "
+                f"training took {done.wall_clock_seconds.median():.0f} s a run (median).")
+        yield MODELS[model], ["method", "", *(c.title for c in columns)], rows, note
+
+
+def label(protocol, changed, seeds, of_paper):
+    count = "" if not seeds else f", n = {seeds}/{of_paper}" if of_paper else f", n = {seeds}"
+    if not changed:
+        return f"ours, {protocol}{count}"
+    return f"ours, {protocol}{count}, {'SHORTENED' if 'epochs' in changed else 'CHANGED'}: {changed}"
+
+
+def number(mean, std, digits):
+    if not np.isfinite(mean):
+        return "–"
+    return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if np.isfinite(std) else "")
+
+
+# ---- every method under every score ----
+
+
+def scores(metrics):
+    """Tidy: AUROC of every score on every outlier set, mean, std and n over seeds; last epoch."""
+    chosen = metrics[(metrics.metric == "auroc") & (metrics.weights == "last")]
+    by = chosen.groupby(["model", "changed", "set", "loss", "score"], sort=False).value
+    return (100 * by.agg(["mean", "std"])).assign(n=by.size()).reset_index()
+
+
+def score_sections(tidy):
+    for (model, changed), part in tidy.groupby(["model", "changed"], sort=False):
+        names = list(dict.fromkeys(part.score))
+        rows = []
+        for (outliers, loss), cells in part.groupby(["set", "loss"], sort=False):
+            by = cells.set_index("score")
+            rows.append([TITLES[outliers], METHODS[loss], *(number(by["mean"][s], by["std"][s], 2) for s in names)])
+        yield MODELS[model], ["outliers", "method", *names], rows, f"CHANGED RECIPE: {changed}" if changed else ""
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"analyze.py: {error}")
