@@ -1,0 +1,97 @@
+# Every command that a person types. `make help` lists them; README.md shows what comes out.
+#
+# A run is the target results/<dataset>/<model>/<loss>/seed<k>/metrics.csv: what exists is not done again, what was cut
+# short goes on, and `make -j 4` does four at a time.
+
+PYTHON ?= python3
+VENV   ?= .venv
+PY     ?= $(VENV)/bin/python#   make PY=python3 … uses an environment of yours instead
+DATA   ?= data
+# a shortened try goes to a folder of its own, so that it never stands in for the real run
+RESULTS ?= results$(if $(EPOCHS),/epochs$(EPOCHS))
+SEEDS  ?= 1 2 3 4 5
+LOSSES ?= softmax isomax isomaxplus dismax dismax_fpr
+
+MIRRORS = $(foreach mirror,$(MIRROR),--mirror $(mirror))
+READY  := $(if $(filter $(VENV)/bin/python,$(PY)),$(VENV)/ready)
+CORES  := $(shell getconf _NPROCESSORS_ONLN)
+
+.PHONY: help demo test lint bench prepare-data analyze runs
+.PHONY: reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-mnist
+.SECONDARY:
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / {printf "make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo 'Variables: SEEDS="1 2 3"  MODELS="resnet34"  LOSSES="softmax dismax_fpr"  EPOCHS=1 (a look; goes to results/epochs1)'
+	@echo '           DEVICE=cuda:1  MIRROR=folder  DATASETS="cifar10 svhn"  PY=python3 (your own environment)'
+	@echo 'Scripts:   ./run_cifar10_resnet34.sh … ./run_imagenet1k_resnet18.sh, ./analyze.sh (the DisMax release'\''s commands)'
+
+demo: $(READY)  ## a minute on a laptop: five losses, three seeds, real images, and the table
+	@$(PY) data/prepare.py --for digits --data-dir $(DATA)
+	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory -j $(CORES) runs DATASET=digits MODELS=lenet SEEDS="1 2 3" DEVICE=cpu
+	@$(PY) analyze.py --dataset digits --results-dir $(RESULTS)
+	@echo
+	@echo 'Digits 0–6 were learned; 7–9 and patches of photographs were told apart from them. A toy: its numbers prove nothing.'
+	@echo 'Next:'
+	@echo '  make prepare-data DATASETS="cifar10 cifar100 svhn"                                    340 MB, verified'
+	@echo '  make reproduce-cifar10 MODELS=resnet34 LOSSES="softmax dismax_fpr" SEEDS=1 EPOCHS=1   a look at the real thing'
+	@echo '  make reproduce-cifar10 MODELS=resnet34                                                the paper'\''s rows, on a GPU'
+
+prepare-data: $(READY)  ## download or take from MIRROR=, verify, convert; DATASETS= narrows it
+	@$(PY) data/prepare.py $(DATASETS) $(MIRRORS) --data-dir $(DATA)
+
+reproduce-cifar10: MODELS ?= densenetbc100 resnet34 wideresnet2810
+reproduce-cifar10: $(READY)  ## Table 2 of DisMax, CIFAR-10: three networks × five losses × five seeds
+	@$(call reproduce,cifar10)
+reproduce-cifar100: MODELS ?= densenetbc100 resnet34 wideresnet2810
+reproduce-cifar100: $(READY)  ## the same for CIFAR-100
+	@$(call reproduce,cifar100)
+reproduce-imagenet: MODELS ?= resnet18
+reproduce-imagenet: SEEDS = 1
+reproduce-imagenet: $(READY)  ## DisMax's ImageNet table: ResNet18 × five losses, ImageNet-O; set IMAGENET_DIR
+	@$(call reproduce,imagenet1k)
+reproduce-mnist: MODELS ?= lenet
+reproduce-mnist: $(READY)  ## the DisMax family on MNIST with LeNet: no published row, a laptop job
+	@$(call reproduce,mnist)
+
+# an outlier set that cannot be had is named and shows as missing; a missing training set stops train.py
+define reproduce
+$(PY) data/prepare.py --for $(1) $(MIRRORS) --data-dir $(DATA) || true
+$(MAKE) --no-print-directory runs DATASET=$(1) MODELS="$(MODELS)" SEEDS="$(SEEDS)"
+$(PY) analyze.py --dataset $(1) --results-dir $(RESULTS)
+endef
+
+analyze: $(READY)  ## all tables from all runs, beside the papers'
+	@$(PY) analyze.py --results-dir $(RESULTS)
+
+test: $(READY)  ## every claim that this repository makes, on the CPU, in a few minutes
+	@$(PY) -m pytest -q
+
+lint: $(READY)  ## ruff
+	@$(PY) -m ruff check .
+
+bench: $(READY)  ## speed, against what a user would otherwise run
+	@$(PY) benchmarks/run.py
+
+# ---- runs ----
+
+runs: $(foreach s,$(SEEDS),$(foreach m,$(MODELS),$(foreach l,$(LOSSES),$(RESULTS)/$(DATASET)/$(m)/$(l)/seed$(s)/metrics.csv)))
+
+# dataset model loss seed, from results/<dataset>/<model>/<loss>/seed<k>/<file>
+address = $(subst /, ,$(patsubst $(RESULTS)/%,%,$(@D)))
+
+$(RESULTS)/%/weights.pt: | $(READY)
+	@$(PY) train.py --dataset $(word 1,$(address)) --model $(word 2,$(address)) --loss $(word 3,$(address)) \
+	  --seed $(patsubst seed%,%,$(word 4,$(address))) --data-dir $(DATA) --results-dir $(RESULTS) \
+	  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DEVICE),--device $(DEVICE))
+
+# again when another set has been prepared since: the network then runs on that set only
+$(RESULTS)/%/metrics.csv: $(RESULTS)/%/weights.pt $(wildcard $(DATA)/*/manifest.json)
+	@$(PY) evaluate.py $(@D) --data-dir $(DATA) $(if $(DEVICE),--device $(DEVICE))
+
+$(VENV)/ready: requirements.txt
+	@echo "Making $(VENV): PyTorch and the rest, about 3 minutes and, with CUDA, 6 GB"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt pytest ruff
+	@touch $@

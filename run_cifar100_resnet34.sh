@@ -1,0 +1,1 @@
+run_scripts/run_cifar100_resnet34.sh

@@ -1,0 +1,1 @@
+run_scripts/run_cifar100_wideresnet2810.sh

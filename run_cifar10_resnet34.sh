@@ -1,0 +1,1 @@
+run_scripts/run_cifar10_resnet34.sh

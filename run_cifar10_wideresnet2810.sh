@@ -1,0 +1,1 @@
+run_scripts/run_cifar10_wideresnet2810.sh

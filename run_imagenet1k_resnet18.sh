@@ -1,0 +1,1 @@
+run_scripts/run_imagenet1k_resnet18.sh
