@@ -41,26 +41,25 @@ demo: $(READY)  ## a minute on a laptop: five losses, three seeds, real images, 
 prepare-data: $(READY)  ## download or take from MIRROR=, verify, convert; DATASETS= narrows it
 	@$(PY) data/prepare.py $(DATASETS) $(MIRRORS) --data-dir $(DATA)
 
-reproduce-cifar10: MODELS ?= densenetbc100 resnet34 wideresnet2810
-reproduce-cifar10: $(READY)  ## Table 2 of DisMax, CIFAR-10: three networks × five losses × five seeds
-	@$(call reproduce,cifar10)
-reproduce-cifar100: MODELS ?= densenetbc100 resnet34 wideresnet2810
-reproduce-cifar100: $(READY)  ## the same for CIFAR-100
-	@$(call reproduce,cifar100)
+reproduce-cifar10:  ## Table 2 of DisMax, CIFAR-10: three networks × five losses × five seeds
+reproduce-cifar100:  ## the same for CIFAR-100
+reproduce-imagenet:  ## DisMax's ImageNet table: ResNet18 × five losses, ImageNet-O; set IMAGENET_DIR
+reproduce-mnist:  ## the DisMax family on MNIST with LeNet: no published row, a laptop job
+
+reproduce-cifar10 reproduce-cifar100: MODELS ?= densenetbc100 resnet34 wideresnet2810
+reproduce-cifar10: DATASET = cifar10
+reproduce-cifar100: DATASET = cifar100
+reproduce-imagenet: DATASET = imagenet1k
 reproduce-imagenet: MODELS ?= resnet18
 reproduce-imagenet: SEEDS = 1
-reproduce-imagenet: $(READY)  ## DisMax's ImageNet table: ResNet18 × five losses, ImageNet-O; set IMAGENET_DIR
-	@$(call reproduce,imagenet1k)
+reproduce-mnist: DATASET = mnist
 reproduce-mnist: MODELS ?= lenet
-reproduce-mnist: $(READY)  ## the DisMax family on MNIST with LeNet: no published row, a laptop job
-	@$(call reproduce,mnist)
 
 # an outlier set that cannot be had is named and shows as missing; a missing training set stops train.py
-define reproduce
-$(PY) data/prepare.py --for $(1) $(MIRRORS) --data-dir $(DATA) || true
-$(MAKE) --no-print-directory runs DATASET=$(1) MODELS="$(MODELS)" SEEDS="$(SEEDS)"
-$(PY) analyze.py --dataset $(1) --results-dir $(RESULTS)
-endef
+reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-mnist: $(READY)
+	@$(PY) data/prepare.py --for $(DATASET) $(MIRRORS) --data-dir $(DATA) || true
+	@$(MAKE) --no-print-directory runs DATASET=$(DATASET) MODELS="$(MODELS)" SEEDS="$(SEEDS)"
+	@$(PY) analyze.py --dataset $(DATASET) --results-dir $(RESULTS)
 
 analyze: $(READY)  ## all tables from all runs, beside the papers'
 	@$(PY) analyze.py --results-dir $(RESULTS)

@@ -122,7 +122,7 @@ def compare(dataset, metrics):
             for changed in sorted(set(mine.changed)) if loss else [""]:  # "": the recipe as it stands
                 for column in columns_of(dataset):
                     for protocol in PROTOCOLS:
-                        values = cell(ours[ours.changed == changed], dataset, loss, column, protocol)
+                        values = seed_values(ours[ours.changed == changed], dataset, loss, column, protocol)
                         rows.append({
                             "dataset": dataset, "model": model, "loss": loss, "method": method, "changed": changed,
                             "protocol": protocol, "column": column.title,
@@ -140,7 +140,7 @@ def methods_of(theirs):
             yield "", row.method, row
 
 
-def cell(ours, dataset, loss, column, protocol):
+def seed_values(ours, dataset, loss, column, protocol):
     """Our values of one cell, one a seed, in the table's unit."""
     weights, ece, ending = PROTOCOLS[protocol]
     metric = {"accuracy": "accuracy", "ece": ece}.get(column.metric, column.metric + ending)
@@ -165,40 +165,48 @@ def verdict(column, paper, paper_n, values, comparable):
 
 
 def sections(dataset, tidy, table):
-    """(network, headers, rows, note) in the layout of Table 2: for each method the paper, then ours by protocol."""
+    """(network, headers, rows, note) in the layout of Table 2."""
     columns = list(columns_of(dataset))
     for model, part in tidy.groupby("model", sort=False):
         of_paper = PUBLISHED_SEEDS[dataset] if model in PUBLISHED.get(dataset, ()) else None
         rows = []
         for method, cells in part.groupby("method", sort=False):
-            names = iter([method])  # named in its first row only
-            by = {(c.changed, c.protocol, c.column): c for c in cells.itertuples()}
-            paper = [by[cells.changed.iloc[0], "honest", c.title] for c in columns]
-            if any(np.isfinite(c.paper) for c in paper):
-                rows.append([next(names), "paper", *(
-                    number(c.paper, c.paper_std, 1 if column.scale == 100 else 4) for c, column in zip(paper, columns))])
-            for changed in dict.fromkeys(cells.changed) if cells.loss.iloc[0] else []:
-                for protocol in PROTOCOLS:
-                    ours = [by[changed, protocol, c.title] for c in columns]
-                    seeds = max(c.ours_n for c in ours)
-                    rows.append([next(names, ""), label(protocol, changed, seeds, of_paper), *(
-                        "missing" if not c.ours_n else number(c.ours, c.ours_std, column.digits) +
-                        (f" (n = {c.ours_n})" if c.ours_n != seeds else "") for c, column in zip(ours, columns))])
-                    if any(c.verdict for c in ours):
-                        rows.append(["", "Δ to the paper", *(
-                            f"{c.delta:+.{column.digits}f} {c.verdict}" if c.verdict else ""
-                            for c, column in zip(ours, columns))])
+            for k, (label, texts) in enumerate(lines_of(cells, columns, of_paper)):
+                rows.append(["" if k else method, label, *texts])  # a method is named in its first row only
         done = table[table.model == model]
         note = (f"{len(done)} runs on {', '.join(sorted(set(done.device)))}; "
                 f"training took {done.wall_clock_seconds.median():.0f} s a run (median).")
         yield MODELS[model], ["method", "", *(c.title for c in columns)], rows, note
 
 
-def label(protocol, changed, seeds, of_paper):
-    count = "" if not seeds else f", n = {seeds}/{of_paper}" if of_paper else f", n = {seeds}"
-    if not changed:
-        return f"ours, {protocol}{count}"
-    return f"ours, {protocol}{count}, {'SHORTENED' if 'epochs' in changed else 'CHANGED'}: {changed}"
+def lines_of(cells, columns, of_paper):
+    """One method's lines, (label, texts): the paper's, then ours under each protocol, with Δ where it can be judged."""
+    by = {(c.changed, c.protocol, c.column): c for c in cells.itertuples()}
+    paper = [by[cells.changed.iloc[0], "honest", column.title] for column in columns]
+    if any(np.isfinite(c.paper) for c in paper):
+        yield "paper", [number(c.paper, c.paper_std, 1 if column.scale == 100 else 4)
+                        for c, column in zip(paper, columns)]
+    if not cells.loss.iloc[0]:
+        return  # only quoted
+    for changed in dict.fromkeys(cells.changed):
+        for protocol in PROTOCOLS:
+            ours = [by[changed, protocol, column.title] for column in columns]
+            seeds = max(c.ours_n for c in ours)
+            label = f"ours, {protocol}"
+            if seeds:
+                label += f", n = {seeds}" + (f"/{of_paper}" if of_paper else "")
+            if changed:
+                label += f", {'SHORTENED' if 'epochs' in changed else 'CHANGED'}: {changed}"
+            yield label, [our_number(c, column, seeds) for c, column in zip(ours, columns)]
+            if any(c.verdict for c in ours):
+                yield "Δ to the paper", [f"{c.delta:+.{column.digits}f} {c.verdict}" if c.verdict else ""
+                                         for c, column in zip(ours, columns)]
+
+
+def our_number(cell, column, seeds):
+    if not cell.ours_n:
+        return "missing"
+    return number(cell.ours, cell.ours_std, column.digits) + (f" (n = {cell.ours_n})" if cell.ours_n != seeds else "")
 
 
 def number(mean, std, digits):

@@ -79,15 +79,15 @@ class ResidentImages:
         self.labels = torch.from_numpy(labels).to(device)
         self.size = like.size
         self.mean, self.std = torch.tensor(like.mean, device=device), torch.tensor(like.std, device=device)
-        self._padded = None  # made at the first training batch
+        self._padded = None, None  # (padding, images), made at the first training batch
 
     def __len__(self):
         return len(self.labels)
 
     def train_batches(self, batch_size, seed, epoch, padding, flip, start=0):
         """Yields (inputs (B, 3, H, W) float32, targets (B)) from batch `start` on; the last batch may be smaller."""
-        if self._padded is None:
-            self._padded = augment.pad(self.images, padding)
+        if self._padded[0] != padding:
+            self._padded = padding, augment.pad(self.images, padding)
         generator = torch.Generator().manual_seed(augment.epoch_seed(seed, epoch))
         n = len(self)
         order = torch.randperm(n, generator=generator)
@@ -96,7 +96,7 @@ class ResidentImages:
         plan = [tensor.to(self.labels.device) for tensor in (order, corners[0], corners[1], flipped)]
         for first in range(start * batch_size, n, batch_size):
             index, top, left, mirrored = (tensor[first : first + batch_size] for tensor in plan)
-            images = augment.crop(self._padded, index, top, left, self.size)
+            images = augment.crop(self._padded[1], index, top, left, self.size)
             if flip:
                 images = augment.flip(images, mirrored)
             yield augment.normalise(images, self.mean, self.std), self.labels[index]
@@ -108,14 +108,14 @@ class ResidentImages:
 
 
 def resized(images, size):
-    """(n, H, W, C) uint8 → (n, size, size, C): shorter side to `size` (bilinear, antialiased), then the centre."""
+    """(n, H, W, C) uint8 → (n, size, size, C), with the bits of torchvision's Resize and CenterCrop of PIL images."""
     if images.shape[1:3] == (size, size):
         return images
     result = []
     for image in images:
         image = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
-        scale = size / min(image.size)
-        image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
-        left, top = (image.width - size) // 2, (image.height - size) // 2
+        sides = [size * side // min(image.size) for side in image.size]
+        image = image.resize(sides, Image.Resampling.BILINEAR)
+        left, top = (round((side - size) / 2) for side in sides)
         result.append(np.asarray(image.crop((left, top, left + size, top + size))).reshape(size, size, -1))
     return np.stack(result)

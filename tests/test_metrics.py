@@ -1,0 +1,258 @@
+"""Every metric against ten plain lines, against the published code's printed values, and at its edges."""
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from metrics import calibration
+from metrics.detection import detection_metrics
+from metrics.published import published_detection_metrics
+from metrics.scores import SCORES
+
+
+def random_scores(seed, ties):
+    rng = np.random.default_rng(seed)
+    inside, outside = rng.normal(1, 1, 57), rng.normal(0, 1.3, 83)
+    return (inside.round(), outside.round()) if ties else (inside, outside)
+
+
+# ---- detection ----
+
+def naive_auroc(inside, outside):
+    return np.mean([[(i > o) + 0.5 * (i == o) for o in outside] for i in inside])
+
+
+def naive_curve(inside, outside):
+    """(share of in accepted, share of out accepted) at every distinct threshold, strictest first."""
+    thresholds = [np.inf, *sorted(set(inside) | set(outside), reverse=True)]
+    return [(np.mean(inside >= t), np.mean(outside >= t)) for t in thresholds]
+
+
+def naive_aupr(positive, negative):
+    points = [(0.0, 1.0)]  # recall, precision
+    for t in sorted(set(positive) | set(negative), reverse=True):
+        hits, alarms = np.sum(positive >= t), np.sum(negative >= t)
+        points.append((hits / len(positive), hits / (hits + alarms)))
+    return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in zip(points, points[1:]))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_detection_against_naive_references(seed, ties):
+    inside, outside = random_scores(seed, ties)
+    found = detection_metrics(inside, outside)
+    curve = naive_curve(inside, outside)
+    assert found["auroc"] == pytest.approx(naive_auroc(inside, outside))
+    assert found["aupr_in"] == pytest.approx(naive_aupr(inside, outside))
+    assert found["aupr_out"] == pytest.approx(naive_aupr(-outside, -inside))
+    assert found["tnr95"] == pytest.approx(1 - next(o for i, o in curve if i >= 0.95))
+    flagged = naive_curve(-outside, -inside)  # (share of out flagged, share of in flagged)
+    assert found["fpr95"] == pytest.approx(next(i for o, i in flagged if o >= 0.95))
+    assert found["dtacc"] == pytest.approx(max((i + 1 - o) / 2 for i, o in curve))
+
+
+@pytest.mark.parametrize(
+    "outside, auroc, dtacc, aupr_in, aupr_out",
+    [([0.6, 0.5, 0.3, 0.2, 0.1], 0.9, 0.875, 0.783333, 0.818333),
+     ([0.7, 0.5, 0.3, 0.2, 0.4], 0.8, 0.775, 0.686012, 0.734762)],
+)
+def test_published_rules_give_the_published_values(outside, auroc, dtacc, aupr_in, aupr_out):
+    found = published_detection_metrics([0.9, 0.8, 0.7, 0.4], outside)
+    assert found["tnr95"] == 0
+    assert found["auroc"] == pytest.approx(auroc) and found["dtacc"] == pytest.approx(dtacc)
+    assert found["aupr_in"] == pytest.approx(aupr_in, abs=1e-6)
+    assert found["aupr_out"] == pytest.approx(aupr_out, abs=1e-6)
+
+
+def test_published_rules_differ_only_in_ties_and_end_points():
+    inside, outside = random_scores(0, ties=False)
+    ours, published = detection_metrics(inside, outside), published_detection_metrics(inside, outside)
+    assert ours["auroc"] == pytest.approx(published["auroc"]) and ours["dtacc"] == pytest.approx(published["dtacc"])
+    equal = np.ones(50), np.ones(50)
+    assert detection_metrics(*equal)["auroc"] == 0.5 and published_detection_metrics(*equal)["auroc"] == 0
+    tied = random_scores(1, ties=True)
+    assert published_detection_metrics(*tied)["auroc"] == pytest.approx(np.mean(tied[0][:, None] > tied[1]))
+
+
+def test_published_tnr_counts_strictly_below_the_five_per_cent_score():
+    rng = np.random.default_rng(0)
+    inside, outside = rng.normal(1, 1, 200), rng.normal(0, 1, 100)
+    found = published_detection_metrics(inside, outside)["tnr95"]
+    assert found == pytest.approx(np.mean(outside < np.sort(inside)[10 - 1]))  # a_(k), k = 0.05·200
+
+
+def test_detection_invariances():
+    inside, outside = random_scores(2, ties=False)
+    found = detection_metrics(inside, outside)
+    assert detection_metrics(np.exp(inside), np.exp(outside)) == pytest.approx(found), "only the order matters"
+    assert detection_metrics(torch.tensor(inside), torch.tensor(outside)) == pytest.approx(found)
+    swapped = detection_metrics(-outside, -inside)  # call the other class "in"
+    assert swapped["auroc"] == pytest.approx(found["auroc"])
+    assert swapped["aupr_in"] == pytest.approx(found["aupr_out"])
+    assert swapped["tnr95"] == pytest.approx(1 - found["fpr95"])
+    perfect = detection_metrics([2, 3], [0, 1])
+    assert perfect == {"auroc": 1, "aupr_in": 1, "aupr_out": 1, "fpr95": 0, "tnr95": 1, "dtacc": 1}
+
+
+@pytest.mark.parametrize("function", [detection_metrics, published_detection_metrics])
+@pytest.mark.parametrize("inside, outside, message", [
+    ([], [1.0], "in_scores is empty"), ([1.0], [], "out_scores is empty"),
+    ([1.0, math.nan], [1.0], "in_scores holds 1 NaN or infinite values of 2"),
+    ([1.0], [math.inf], "out_scores holds 1"),
+])
+def test_detection_refuses_bad_scores(function, inside, outside, message):
+    with pytest.raises(ValueError, match=message):
+        function(inside, outside)
+
+
+# ---- scores ----
+
+def test_scores_against_plain_formulas():
+    z = torch.randn(4, 7, 5, dtype=torch.double)  # any leading dimensions, an ensemble's too
+    q = z.exp() / z.exp().sum(-1, keepdim=True)
+    top, mean, entropy = z.max(-1).values, z.mean(-1), -(q * q.log()).sum(-1)
+    expected = {
+        "MPS": (q.max(-1).values / (1 - q.max(-1).values)).log(), "ES": -entropy, "MDS": top, "MMLS": top + mean,
+        "MMLES": top + mean - entropy, "MMLEPS": top + mean - entropy + q.max(-1).values,
+        "energy": z.exp().sum(-1).log(), "max_logit": top,
+    }
+    assert set(expected) == set(SCORES)
+    for name, score in SCORES.items():
+        assert score(z).shape == (4, 7) and torch.allclose(score(z), expected[name]), name
+
+
+def test_scores_equal_the_classifiers():
+    from losses import DisMaxLossFirstPart
+
+    layer, z = DisMaxLossFirstPart(4, 6), 3 * torch.randn(20, 6)
+    for name in ("MPS", "ES", "MDS", "MMLS", "MMLES", "MMLEPS"):
+        layer.score_type = name
+        ours = SCORES[name](z)
+        assert torch.allclose(layer.scores(z), ours.sigmoid() if name == "MPS" else ours, atol=1e-5), name
+
+
+def test_saturated_softmax_makes_no_ties():
+    """Margins of 20 to 80: the float32 probability is exactly 1 for all, the scores still order them."""
+    z = torch.zeros(31, 10)
+    z[:, 3] = torch.linspace(20, 80, 31)
+    assert (z.softmax(1).amax(1) == 1).all()
+    for name in ("MPS", "ES"):
+        assert (SCORES[name](z).diff() > 0).all(), name
+
+
+def test_scores_stay_finite_where_probabilities_underflow():
+    z = torch.tensor([[0.0, -300, -500], [1000, 0, -1000]])
+    for name, score in SCORES.items():
+        assert score(z).isfinite().all(), name
+
+
+# ---- calibration ----
+
+LOGITS = np.array([(2, 0, 0), (0, 1, 0), (0, 0, 3), (1, 0.5, 0), (0, 0, 0)])
+LABELS = np.array([0, 2, 2, 1, 0])
+
+
+@pytest.mark.parametrize("temperature, expected", [(1, 0.410567), (2, 0.454041), (0.5, 0.431833)])
+def test_ece_gives_the_published_values(temperature, expected):
+    probabilities = calibration.probabilities_of(LOGITS, temperature)
+    assert calibration.expected_calibration_error(probabilities, LABELS) == pytest.approx(expected, abs=1e-6)
+
+
+def random_problem(n=300, classes=5, seed=0):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (n, classes))
+    labels = np.array([rng.choice(classes, p=p) for p in calibration.probabilities_of(logits, 1.7)])
+    return logits, labels
+
+
+@pytest.mark.parametrize("bins", [1, 10, 15])
+def test_calibration_against_naive_references(bins):
+    logits, labels = random_problem()
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    confidence, right = p.max(1), p.argmax(1) == labels
+    ece = 0
+    for b in range(bins):
+        inside = (confidence > b / bins) & (confidence <= (b + 1) / bins)
+        if inside.any():
+            ece += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+    assert calibration.expected_calibration_error(p, labels, bins) == pytest.approx(ece)
+    nll = -np.log(p[range(300), labels]).mean()
+    assert calibration.negative_log_likelihood(logits, labels) == pytest.approx(nll)
+    assert calibration.negative_log_likelihood(np.log(p), labels) == pytest.approx(nll)
+    assert calibration.brier_score(p, labels) == pytest.approx(((p - np.eye(5)[labels]) ** 2).sum(1).mean())
+    assert calibration.accuracy(logits, labels) == right.mean()
+
+
+def test_bins_are_open_below_and_closed_above():
+    """Confidence 1 is counted (SDDE's bins drop it), and an edge belongs to the bin below."""
+    certain = np.array([[1.0, 0], [1, 0], [1, 0], [1, 0]])
+    assert calibration.expected_calibration_error(certain, np.array([0, 0, 0, 1])) == pytest.approx(0.25)
+    edge = np.array([[0.6, 0.4], [0.62, 0.38]])  # 0.6 = 9/15 ends bin 8, 0.62 lies in bin 9
+    assert calibration.expected_calibration_error(edge, np.array([0, 1])) == pytest.approx((0.4 + 0.62) / 2)
+
+
+@pytest.mark.parametrize("classes, right", [(10, 0.9), (4, 0.5)])
+def test_temperature_closed_form(classes, right):
+    """One-hot unit logits with accuracy a over L classes: T = 1/ln(a(L−1)/(1−a))."""
+    n = 1000
+    labels = np.arange(n) % classes
+    predicted = np.where(np.arange(n) < right * n, labels, (labels + 1) % classes)
+    fitted = calibration.fit_temperature(np.eye(classes)[predicted], labels)
+    assert fitted == pytest.approx(1 / math.log(right * (classes - 1) / (1 - right)), rel=1e-3)
+
+
+def test_temperature_is_found_again():
+    logits, labels = random_problem(20_000)
+    assert calibration.fit_temperature(logits, labels) == pytest.approx(1.7, rel=0.05)
+    assert calibration.fit_temperature(3 * logits, labels) == pytest.approx(3 * 1.7, rel=0.05)
+
+
+@pytest.mark.parametrize("scale", [0.05, 1, 30])
+def test_ece_temperature_is_the_best_of_a_fine_grid(scale):
+    """From 20 times too cold to 30 times too hot: the published search starts at 1 and stops in the first hollow."""
+    logits, labels = random_problem(2000)
+    logits = scale * logits
+
+    def ece(t):
+        return calibration.expected_calibration_error(calibration.probabilities_of(logits, t), labels)
+
+    fitted = calibration.fit_temperature(logits, labels, "ece")
+    assert ece(fitted) <= min(ece(t) for t in np.geomspace(0.001, 100, 400)) + 0.002
+
+
+@pytest.mark.parametrize("objective", ["nll", "ece"])
+def test_temperature_never_drops_a_run(objective):
+    perfect = 5 * np.eye(3)[[0, 1, 2, 0]]
+    assert 0.001 <= calibration.fit_temperature(perfect, np.array([0, 1, 2, 0]), objective) <= 100
+    assert calibration.fit_temperature(np.zeros((4, 3)), np.array([0, 1, 2, 0]), objective) == 1, "all T are the same"
+    assert np.isfinite(calibration.fit_temperature(perfect, np.array([1, 2, 0, 1]), objective)), "all wrong"
+    assert np.isfinite(calibration.fit_temperature(perfect[:1], np.array([0]), objective)), "a single sample"
+
+
+def test_cross_fitting_never_uses_a_samples_own_half():
+    logits, labels = random_problem()
+    second = calibration.stratified_halves(labels)
+    assert abs(second.sum() - 150) <= 1
+    for c in range(5):
+        assert abs(second[labels == c].sum() - (~second[labels == c]).sum()) <= 1
+    scaled, (first_t, second_t) = calibration.cross_fitted_logits(logits, labels)
+    assert first_t == calibration.fit_temperature(logits[second], labels[second])
+    assert second_t == calibration.fit_temperature(logits[~second], labels[~second])
+    assert np.allclose(scaled[~second], logits[~second] / first_t)
+    assert np.allclose(scaled[second], logits[second] / second_t)
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: calibration.expected_calibration_error(LOGITS, LABELS), r"must lie in \[0, 1\]"),
+    (lambda: calibration.negative_log_likelihood(LOGITS, LABELS[:3]), r"expected \(n, C\)"),
+    (lambda: calibration.negative_log_likelihood(LOGITS, LABELS.astype(float)), "integer labels"),
+    (lambda: calibration.brier_score(np.full((5, 3), np.nan), LABELS), "NaN or infinity"),
+    (lambda: calibration.negative_log_likelihood(LOGITS, LABELS + 1), r"labels must lie in \[0, 3\), got 1 to 3"),
+    (lambda: calibration.fit_temperature(np.zeros((0, 3)), np.zeros(0, int)), "no samples"),
+    (lambda: calibration.fit_temperature(LOGITS, LABELS, "brier"), 'must be "nll" or "ece"'),
+    (lambda: calibration.cross_fitted_logits(LOGITS[:1], LABELS[:1]), "at least two samples"),
+])
+def test_calibration_refuses_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,127 @@
+"""Architectures: exact parameter counts, shapes of features and maps, and that every loss trains every network."""
+import pytest
+import torch
+from torch import nn
+
+import models
+from losses import LOSSES
+
+# all parameters of the body, and with each head (dismax.md section 2, sdde.md section 2.1)
+COUNTS = [
+    ("densenetbc100", 10, 765_732, 769_162, 769_152, 769_153),
+    ("densenetbc100", 100, 765_732, 800_032, 799_932, 799_933),
+    ("resnet34", 10, 21_276_992, 21_282_122, 21_282_112, 21_282_113),
+    ("resnet34", 100, 21_276_992, 21_328_292, 21_328_192, 21_328_193),
+    ("wideresnet2810", 10, 36_482_880, 36_489_290, 36_489_280, 36_489_281),
+    ("wideresnet2810", 100, 36_482_880, 36_546_980, 36_546_880, 36_546_881),
+    ("resnet18", 1000, 11_176_512, 11_689_512, 11_688_512, 11_688_513),
+    ("lenet", 10, 61_156, 62_006, 61_996, 61_997),
+]
+SIZES = {"lenet": 28, "resnet18": 64}  # the others 32; ResNet18 takes any size, 224 would only be slow
+
+
+def count(parameters):
+    return sum(p.numel() for p in parameters)
+
+
+@pytest.mark.parametrize("name, classes, body, softmax, isomax, isomaxplus", COUNTS)
+def test_parameter_counts(name, classes, body, softmax, isomax, isomaxplus):
+    with torch.device("meta"):
+        nets = {loss: models.build(name, classes, first) for loss, (first, _) in LOSSES.items()}
+    assert count(p for n, p in nets["softmax"].named_parameters() if not n.startswith("classifier")) == body
+    heads = [count(nets[loss].parameters()) for loss in ("softmax", "isomax", "isomaxplus")]
+    assert heads == [softmax, isomax, isomaxplus]
+    assert count(nets["dismax"].parameters()) == isomaxplus, "temperature, flag and thresholds are buffers"
+    assert count(nets["dismax"].parameters()) + count(nets["dismax"].classifier.buffers()) == isomaxplus + 52
+
+
+@pytest.mark.parametrize(
+    "name, features, maps",
+    [
+        ("densenetbc100", 342, [(216, 32), (300, 16), (342, 8)]),
+        ("resnet34", 512, [(64, 32), (128, 16), (256, 8), (512, 4)]),
+        ("wideresnet2810", 640, [(160, 32), (320, 16), (640, 8)]),
+        ("resnet18", 512, [(64, 16), (128, 8), (256, 4), (512, 2)]),
+        ("lenet", 84, [(6, 14), (16, 5), (120, 1)]),
+    ],
+)
+def test_features_and_maps_on_request(name, features, maps):
+    net = models.build(name, 10, nn.Linear).eval()
+    size = SIZES.get(name, 32)
+    images = torch.randn(2, 3, size, size)
+    logits, embedded, stages = net(images, return_features=True)
+    assert embedded.shape == (2, features)
+    assert [tuple(m.shape) for m in stages] == [(2, c, s, s) for c, s in maps]
+    assert torch.equal(net(images), logits) and torch.equal(net.classifier(embedded), logits)
+    gradients = torch.autograd.grad(logits.sum(), stages)
+    assert all(g.isfinite().all() and g.any() for g in gradients), "the maps are nodes of the logits' graph"
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_two_training_steps_with_every_loss(name):
+    size = SIZES.get(name, 32)
+    torch.manual_seed(0)
+    images, labels = torch.randn(4, 3, size, size), torch.tensor([0, 1, 2, 0])
+    for first, second in LOSSES.values():
+        net = models.build(name, 3, first)
+        criterion = second(net.classifier)
+        optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, nesterov=True)
+        before = {name: p.detach().clone() for name, p in net.named_parameters()}
+        for _ in range(2):
+            inputs, targets = criterion.preprocess(images, labels)
+            loss = criterion(net(inputs), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            assert loss.isfinite() and all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+            optimizer.step()
+        moved = {name for name, p in net.named_parameters() if not torch.equal(p, before[name])}
+        head = {name for name in before if name.startswith("classifier.")}
+        # IsoMax's equal prototypes move the body from the second step on, a zeroed BN its branch one step later still
+        assert head <= moved and len(moved - head) > 0.3 * len(before)
+
+
+def test_published_habits():
+    """What the published numbers depend on and nobody would expect."""
+    wide = models.build("wideresnet2810", 10, nn.Linear)
+    assert wide.bn.momentum == 0.9
+    assert all(m.momentum == 0.1 for m in wide.modules() if isinstance(m, nn.BatchNorm2d) and m is not wide.bn)
+    assert all(m.bias is not None for m in wide.modules() if isinstance(m, nn.Conv2d))
+    assert (wide.groups[1][0].conv1.stride, wide.groups[1][0].conv2.stride) == ((1, 1), (2, 2))
+    residual = models.build("resnet34", 10, nn.Linear)
+    blocks = [block for layer in residual.layers for block in layer]
+    assert len(blocks) == 16 and all(not block.bn2.weight.any() and block.bn1.weight.all() for block in blocks)
+    assert all(m.bias is None for m in residual.modules() if isinstance(m, nn.Conv2d))
+    dense = models.build("densenetbc100", 10, nn.Linear)
+    assert all(m.bias is None for m in dense.modules() if isinstance(m, nn.Conv2d))
+
+
+def test_resnet18_is_torchvisions():
+    """Same function under the same keys; the last BN of every branch starts at zero, as timm's does."""
+    import torchvision
+
+    ours = models.build("resnet18", 1000, nn.Linear).eval()
+    theirs = torchvision.models.resnet18().eval()
+    state = theirs.state_dict()
+    missing, unexpected = ours.body.load_state_dict(state, strict=False)
+    assert not missing and sorted(unexpected) == ["fc.bias", "fc.weight"]
+    ours.classifier.load_state_dict({"weight": state["fc.weight"], "bias": state["fc.bias"]})
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.allclose(ours(images), theirs(images), atol=1e-5)
+    assert not models.build("resnet18", 10, nn.Linear).body.layer1[0].bn2.weight.any()
+
+
+def test_kaiming_fan_out_initialisation():
+    torch.manual_seed(0)
+    for name in ("densenetbc100", "resnet34", "wideresnet2810"):
+        net = models.build(name, 10, nn.Linear)
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d) and module.weight.numel() > 20_000:
+                expected = (2 / (module.out_channels * module.kernel_size[0] ** 2)) ** 0.5
+                assert module.weight.std().item() == pytest.approx(expected, rel=0.05)
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="unknown model 'resnet35': choose from densenetbc100, resnet34"):
+        models.build("resnet35", 10, nn.Linear)
+    with pytest.raises(ValueError, match=r"LeNet takes images \(B, 3, 28, 28\), got \(1, 3, 32, 32\)"):
+        models.build("lenet", 10, nn.Linear)(torch.zeros(1, 3, 32, 32))

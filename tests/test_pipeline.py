@@ -1,0 +1,293 @@
+"""From logits to tables: what evaluate.py and analyze.py write, what they never mix, and the commands around them."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, script
+
+import analyze
+from data.catalog import OUTLIERS
+from metrics.detection import detection_metrics
+from metrics.scores import SCORES
+
+
+def run_of(results_dir, loss="dismax_fpr", seed=1):
+    return results_dir / f"digits/lenet/{loss}/seed{seed}"
+
+
+def metric(run, **where):
+    table = pd.read_csv(run / "metrics.csv", keep_default_na=False)
+    for column, value in where.items():
+        table = table[table[column] == value]
+    assert len(table) == 1, where
+    return table.value.item()
+
+
+# ---- evaluate.py ----
+
+def test_logits_are_the_networks(results_dir, data_dir):
+    """(N, n, C) float32 and labels, −1 for outliers; the same logits as running the saved weights by hand."""
+    import models
+    from data.loaders import open_set
+    from losses import DisMaxLossFirstPart
+
+    run = run_of(results_dir)
+    for name, n in (("digits", 419), ("digits_789", 533), ("photo_patches", 660)):
+        with np.load(run / "logits" / f"{name}.npz") as content:
+            assert content["logits"].shape == (1, n, 7) and content["logits"].dtype == np.float32
+            assert content["labels"].dtype == np.int64 and (name == "digits") == (content["labels"] >= 0).all()
+            assert name == "digits" or (content["labels"] == -1).all()
+            logits = content["logits"][0]
+    net = models.build("lenet", 7, DisMaxLossFirstPart).eval()
+    net.load_state_dict(torch.load(run / "weights.pt", weights_only=True))
+    patches = open_set("photo_patches", "test", data_dir, torch.device("cpu"), like="digits")
+    images = torch.cat([x for x, _ in patches.eval_batches()])
+    assert np.allclose(net(images).detach().numpy(), logits, atol=1e-4)
+
+
+def test_metrics_are_those_of_the_saved_logits(results_dir):
+    run = run_of(results_dir)
+    table = pd.read_csv(run / "metrics.csv", keep_default_na=False)
+    assert list(table) == ["benchmark", "set", "group", "weights", "score", "metric", "value"]
+    assert np.isfinite(table.value).all()
+    assert set(table.weights) == {"last", "best"} and set(table.group) == {"id", "near", "far"}
+    z = {name: torch.from_numpy(np.load(run / "logits" / f"{name}.npz")["logits"][0]).double()
+         for name in ("digits", "digits_789")}
+    for score in SCORES:
+        expected = detection_metrics(SCORES[score](z["digits"]), SCORES[score](z["digits_789"]))
+        for name, value in expected.items():
+            assert metric(run, set="digits_789", weights="last", score=score, metric=name) == pytest.approx(value)
+    labels = np.load(run / "logits" / "digits.npz")["labels"]
+    accuracy = np.mean(z["digits"].argmax(1).numpy() == labels)
+    config = json.loads((run / "config.json").read_text())
+    assert metric(run, set="digits", weights="last", metric="accuracy") == pytest.approx(accuracy)
+    assert accuracy == pytest.approx(config["last_accuracy"])
+    assert metric(run, set="digits", weights="best", metric="accuracy") == pytest.approx(config["best_accuracy"])
+    temperatures = json.loads((run / "calibration.json").read_text())["last"]
+    assert len(temperatures["temperatures_cross_fitted_nll"]) == 2
+    assert temperatures["temperature_fitted_on_test_ece"] > 0
+    fifth = np.percentile(SCORES["MMLES"](z["digits"]).numpy(), 5)
+    assert temperatures["thresholds"]["MMLES"]["5"] == pytest.approx(fifth)
+
+
+def test_published_protocol_is_at_least_as_flattering(results_dir):
+    """Fitting on the test images themselves can't give a worse ECE than any other temperature does."""
+    for run in results_dir.glob("digits/lenet/*/seed*"):
+        for weights in ("last", "best"):
+            found = {name: metric(run, weights=weights, metric=name) for name in (
+                "ece_fitted_on_test", "ece_uncalibrated", "nll_cross_fitted", "nll_uncalibrated")}
+            assert found["ece_fitted_on_test"] <= found["ece_uncalibrated"] + 1e-9
+            assert found["nll_cross_fitted"] < found["nll_uncalibrated"]
+
+
+def test_a_set_prepared_later_is_added_without_running_the_network_again(results_dir, data_dir, tmp_path):
+    run, data = tmp_path / "digits/lenet/softmax/seed1", tmp_path / "data"
+    shutil.copytree(run_of(results_dir, "softmax"), run)
+    shutil.copytree(data_dir, data)
+    expected = (run / "metrics.csv").read_text()
+    shutil.rmtree(run / "logits")
+    shutil.rmtree(run / "logits_best", ignore_errors=True)
+    shutil.move(data / "photo_patches", tmp_path / "aside")
+    done = script("evaluate.py", run, "--data-dir", data, "--device", "cpu")
+    assert "Not prepared, so left out: photo_patches" in done.stdout
+    assert set(pd.read_csv(run / "metrics.csv").set) == {"digits", "digits_789"}
+    before = (run / "logits" / "digits_789.npz").stat().st_mtime_ns
+    shutil.move(tmp_path / "aside", data / "photo_patches")
+    script("evaluate.py", run, "--data-dir", data, "--device", "cpu")
+    assert (run / "metrics.csv").read_text() == expected
+    assert (run / "logits" / "digits_789.npz").stat().st_mtime_ns == before
+    (run / "logits" / "digits.npz").write_bytes(b"cut")  # a damaged dump is made again
+    manifest = json.loads((data / "digits_789/manifest.json").read_text())
+    manifest["splits"]["test"]["sha256"] = "other images"
+    (data / "digits_789/manifest.json").write_text(json.dumps(manifest))
+    script("evaluate.py", run, "--data-dir", data, "--device", "cpu")
+    assert (run / "metrics.csv").read_text() == expected
+    assert (run / "logits" / "digits_789.npz").stat().st_mtime_ns > before, "other images: run again"
+
+
+def test_evaluating_what_is_not_finished_is_refused(tmp_path):
+    done = script("evaluate.py", tmp_path, check=False)
+    assert done.returncode == 1 and "is not a finished run: it has no weights.pt" in done.stderr
+
+
+# ---- analyze.py ----
+
+def tidy(results_dir, tmp_path, dataset):
+    done = script("analyze.py", "--results-dir", results_dir, "--dataset", dataset)
+    return done.stdout, pd.read_csv(results_dir / f"tables/dismax_{dataset}.csv", keep_default_na=False)
+
+
+def test_table_of_digits(results_dir, tmp_path):
+    printed, table = tidy(results_dir, tmp_path, "digits")
+    assert "ours, as published, n = 2, SHORTENED: epochs 3 (published 20)" in printed and "ours, honest" in printed
+    row = table[(table.loss == "softmax") & (table.protocol == "honest") & table.column.str.startswith("far")].iloc[0]
+    values = [100 * metric(run_of(results_dir, "softmax", seed), set="photo_patches", weights="last", score="MPS",
+                           metric="auroc") for seed in (1, 2)]
+    assert float(row.ours) == pytest.approx(np.mean(values)) and row.ours_n == 2
+    assert float(row.ours_std) == pytest.approx(np.std(values, ddof=1))
+    near = table[(table.loss == "dismax_fpr") & (table.protocol == "as published")
+                 & table.column.str.startswith("near")].iloc[0]
+    values = [100 * metric(run_of(results_dir, seed=seed), set="digits_789", weights="best", score="MPS",
+                           metric="aupr_out_published") for seed in (1, 2)]
+    assert float(near.ours) == pytest.approx(np.mean(values))
+    for name in ("dismax_digits.md", "dismax_digits.tex", "dismax_digits_scores.md", "runs.csv"):
+        assert (results_dir / "tables" / name).stat().st_size > 100
+    assert "±" not in (results_dir / "tables/dismax_digits.tex").read_text()
+    assert len(pd.read_csv(results_dir / "tables/runs.csv")) == 4
+
+
+@pytest.fixture
+def cifar_results(tmp_path):
+    """Made-up metrics in the shape that evaluate.py writes; values chosen so that every verdict is known."""
+    def add(loss, seed, accuracy, sets=("cifar100", "svhn"), overrides=None, aupr=0.853):
+        run = tmp_path / f"cifar10/resnet34/{loss}/seed{seed}"
+        run.mkdir(parents=True)
+        (run / "config.json").write_text(json.dumps({
+            "run": {"dataset": "cifar10", "model": "resnet34", "loss": loss, "seed": seed},
+            "recipe": {"epochs": 300}, "overrides": overrides or {}, "parameters": 1, "last_accuracy": accuracy,
+            "best_accuracy": accuracy, "best_epoch": 1, "wall_clock_seconds": 60,
+            "sessions": [{"device": "made up", "torch": "0", "commit": "0"}]}))
+        rows = []
+        for weights in ("last", "best"):
+            for name, value in (("accuracy", accuracy), ("ece_fitted_on_test", 0.006), ("ece_cross_fitted", 0.03)):
+                rows.append(("dismax", "cifar10", "id", weights, "", name, value))
+            for name in sets:
+                group = "near" if name == "cifar100" else "very_far"
+                for score in SCORES:
+                    rows += [("dismax", name, group, weights, score, f"aupr_out{end}", aupr)
+                             for end in ("", "_published")]
+        pd.DataFrame(rows, columns=["benchmark", "set", "group", "weights", "score", "metric", "value"]).to_csv(
+            run / "metrics.csv", index=False)
+    return tmp_path, add
+
+
+def cell(table, loss, column, protocol="as published", changed=""):
+    found = table[(table.loss == loss) & table.column.str.contains(column, regex=False) & (table.protocol == protocol)
+                  & (table.changed == changed)]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def test_verdicts_missing_cells_and_partial_n(cifar_results, tmp_path):
+    results, add = cifar_results
+    for seed, accuracy in ((1, 0.955), (2, 0.957), (3, 0.956)):
+        add("softmax", seed, accuracy)
+    for seed in range(1, 6):
+        add("dismax_fpr", seed, 0.90, sets=())
+    printed, table = tidy(results, tmp_path, "cifar10")
+    accuracy = cell(table, "softmax", "ACC")
+    assert float(accuracy.paper) == 95.6 and float(accuracy.ours) == pytest.approx(95.6)
+    assert accuracy.ours_n == 3 and accuracy.verdict == "ok"
+    assert cell(table, "dismax_fpr", "ACC").verdict == "OFF"
+    assert cell(table, "softmax", "ECE").verdict == "ok" and cell(table, "softmax", "ECE", "honest").verdict == "OFF"
+    svhn = cell(table, "softmax", "SVHN")  # paper 94.9 ± 1.0, ours 85.3 ± 0
+    assert svhn.verdict == "OFF" and float(svhn.tolerance) == pytest.approx(max(1.5, 2 * np.sqrt(1.0**2 / 5)))
+    assert cell(table, "softmax", "TinyImageNet").ours_n == 0 and cell(table, "softmax", "TinyImageNet").verdict == ""
+    assert cell(table, "isomaxplus", "ACC").ours == ""
+    assert float(cell(table, "isomaxplus", "ACC").paper) == 95.5
+    assert "n = 3/5" in printed and "n = 5/5" in printed and "missing" in printed
+    assert "GODIN" in printed, "what the paper quotes from others stays in its table"
+    lines = [line for line in printed.splitlines() if "paper  " in line]
+    assert any("95.6 ± 0.1" in line and "0.0060 ± 0.0013" in line and "94.9 ± 1.0" in line for line in lines)
+
+
+def test_a_changed_run_never_gets_into_a_papers_row(cifar_results, tmp_path):
+    results, add = cifar_results
+    add("softmax", 1, 0.956)
+    add("softmax", 2, 0.10, overrides={"epochs": {"published": 300, "used": 1}})
+    printed, table = tidy(results, tmp_path, "cifar10")
+    assert float(cell(table, "softmax", "ACC").ours) == pytest.approx(95.6) and cell(table, "softmax", "ACC").ours_n == 1
+    short = cell(table, "softmax", "ACC", changed="epochs 1 (published 300)")
+    assert float(short.ours) == pytest.approx(10) and short.verdict == ""
+    assert "SHORTENED: epochs 1 (published 300)" in printed
+
+
+def test_one_seed_takes_the_papers_spread():
+    column = analyze.Column("x", "svhn", "very_far", "auroc", 100, 2, "svhn", 1.5)
+    paper = type("Row", (), {"svhn": 90.0, "svhn_std": 3.0})
+    one = analyze.verdict(column, paper, 5, np.array([93.0]), comparable=True)
+    assert one["tolerance"] == pytest.approx(2 * np.sqrt(9 / 5 + 9)) and one["verdict"] == "ok"
+    assert np.isnan(one["ours_std"])
+    many = analyze.verdict(column, paper, 5, np.full(5, 93.0), comparable=True)
+    assert many["tolerance"] == pytest.approx(2 * np.sqrt(9 / 5)) and many["verdict"] == "OFF"
+
+
+def test_published_values_are_as_specified():
+    """The numbers that the whole comparison stands on, against sums typed independently."""
+    papers = pd.read_csv(ROOT / "results/papers/dismax_table2.csv")
+    assert len(papers) == 33 and set(papers.dataset) == {"cifar10", "cifar100"} and papers.source.notna().all()
+    row = papers[(papers.dataset == "cifar100") & (papers.model == "wideresnet2810")
+                 & (papers.loss == "dismax_fpr")].iloc[0]
+    assert (row.acc, row.ece, row.near_aupr, row.tinyimagenet_auroc, row.lsun_auroc, row.svhn_aupr) == (
+        83.0, 0.0143, 76.0, 99.4, 99.6, 97.0)
+    assert papers[papers.loss == "dismax"][["dataset", "model"]].values.tolist() == [["cifar10", "densenetbc100"]]
+    assert papers.groupby("loss").size().to_dict() == {"softmax": 6, "isomaxplus": 6, "dismax": 1, "dismax_fpr": 5}
+    imagenet = pd.read_csv(ROOT / "results/papers/dismax_imagenet.csv")
+    assert imagenet[["acc", "imagenet_o_auroc"]].values.tolist() == [[69.9, 52.4], [69.6, 75.8]]
+
+
+def test_no_runs_says_what_to_type(tmp_path):
+    done = script("analyze.py", "--results-dir", tmp_path, check=False)
+    assert done.returncode == 1 and "make demo" in done.stderr and "Traceback" not in done.stderr
+
+
+# ---- make and shell ----
+
+def make(*words, cwd=ROOT, **environment):
+    return subprocess.run(["make", *words], cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+def test_make_runs_what_is_missing_and_nothing_twice(data_dir, tmp_path):
+    """The real Makefile: one shortened run; nothing the second time; evaluation only, once a set has changed."""
+    words = ["runs", "DATASET=digits", "MODELS=lenet", "LOSSES=isomax", "SEEDS=1", "EPOCHS=1", f"PY={sys.executable}",
+             f"DATA={data_dir}", f"RESULTS={tmp_path}", "DEVICE=cpu", "-j2"]
+    first = make(*words)
+    assert first.returncode == 0, first.stderr
+    run = tmp_path / "digits/lenet/isomax/seed1"
+    assert (run / "metrics.csv").exists() and "1 epochs in" in first.stdout
+    again = make(*words)
+    assert again.returncode == 0 and "epochs" not in again.stdout and "metrics of" not in again.stdout
+    (data_dir / "digits/manifest.json").touch()
+    after = make(*words)
+    assert after.returncode == 0 and "metrics of digits" in after.stdout and "1 epochs in" not in after.stdout
+
+
+def test_the_published_commands_work_from_anywhere(tmp_path):
+    """What each would do (make -n): its data set, network, losses and seeds, from the root and from elsewhere."""
+    networks = ("densenetbc100", "resnet34", "wideresnet2810")
+    names = {f"run_{dataset}_{model}.sh" for dataset in ("cifar10", "cifar100") for model in networks}
+    names |= {"run_imagenet1k_resnet18.sh"}
+    for name in names:
+        _, dataset, model = name.removesuffix(".sh").split("_")
+        seeds = 1 if dataset == "imagenet1k" else 5
+        for path, cwd in ((f"./{name}", ROOT), (ROOT / name, tmp_path), (ROOT / "run_scripts" / name, tmp_path)):
+            done = subprocess.run([path, "-n", f"PY={sys.executable}", "RESULTS=/nonexistent"], cwd=cwd,
+                                  capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.count(f"train.py --dataset {dataset} --model {model}") == 5 * seeds, name
+            assert f"analyze.py --dataset {dataset}" in done.stdout
+    done = subprocess.run([ROOT / "analyze.sh", "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "--results-dir" in done.stdout
+
+
+def test_a_shortened_try_never_stands_in_for_the_real_run():
+    done = make("-n", "runs", "DATASET=cifar10", "MODELS=resnet34", "LOSSES=softmax", "SEEDS=1", "EPOCHS=1",
+                f"PY={sys.executable}")
+    assert "--results-dir results/epochs1" in done.stdout and "--epochs 1" in done.stdout
+
+
+def test_make_help_lists_every_target():
+    said = make("help").stdout
+    for target in ("demo", "test", "lint", "bench", "prepare-data", "reproduce-cifar10", "reproduce-cifar100",
+                   "reproduce-imagenet", "reproduce-mnist", "analyze"):
+        assert f"make {target} " in said
+
+
+def test_every_outlier_set_has_a_title():
+    assert {name for groups in OUTLIERS.values() for names in groups.values() for name in names} <= set(analyze.TITLES)
