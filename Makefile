@@ -65,7 +65,7 @@ analyze: $(READY)  ## all tables from all runs, beside the papers'
 	@$(PY) analyze.py --results-dir $(RESULTS)
 
 test: $(READY)  ## every claim that this repository makes, on the CPU, in a few minutes
-	@$(PY) -m pytest -q
+	@$(PY) -m pytest -q -n $(if $(filter 1,$(CORES)),1,2) --dist loadfile
 
 lint: $(READY)  ## ruff
 	@$(PY) -m ruff check .
@@ -92,5 +92,5 @@ $(RESULTS)/%/metrics.csv: $(RESULTS)/%/weights.pt $(wildcard $(DATA)/*/manifest.
 $(VENV)/ready: requirements.txt
 	@echo "Making $(VENV): PyTorch and the rest, about 3 minutes and, with CUDA, 6 GB"
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt pytest ruff
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt pytest pytest-xdist ruff
 	@touch $@

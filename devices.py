@@ -36,12 +36,16 @@ def describe(device):
 def random_state(device):
     """The states of the generators that a step may draw from, to be put back by `restore_random_state`."""
     state = {"cpu": torch.get_rng_state()}
-    if device.type != "cpu":
+    if device.type == "cuda":
+        state["device"] = torch.cuda.get_rng_state(device)
+    elif device.type != "cpu":
         state["device"] = torch.get_device_module(device).get_rng_state()
     return state
 
 
 def restore_random_state(state, device):
     torch.set_rng_state(state["cpu"])
-    if device.type != "cpu" and "device" in state:
+    if "device" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["device"], device)
+    elif "device" in state and device.type != "cpu":
         torch.get_device_module(device).set_rng_state(state["device"])

@@ -1,8 +1,9 @@
 """Train one run: data × model × loss × seed.
 
-  python train.py --dataset digits --model lenet --loss dismax --seed 1                a few seconds on a laptop
-  python train.py --dataset cifar10 --model resnet34 --loss dismax_fpr --seed 1        the paper's recipe, on one GPU
-  python train.py --dataset cifar10 --model resnet34 --loss dismax_fpr --epochs 1      half an hour on two CPU cores
+  python train.py --dataset digits --model lenet --loss dismax --seed 1              a few seconds on a laptop
+  python train.py --dataset cifar10 --model resnet34 --loss dismax_fpr --seed 1      the paper's recipe, for a GPU
+  python train.py --dataset cifar10 --model resnet34 --loss dismax_fpr --epochs 1 --results-dir results/epochs1
+                                                                                     half an hour on two CPU cores
 
 Files go to results/<dataset>/<model>/<loss>/seed<k>/ (see runs.py). Stop it whenever you like, also with kill -9: the
 same command goes on from there, and ends, on a CPU, with the same bits. A finished run is not done again.

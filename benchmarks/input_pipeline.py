@@ -1,0 +1,60 @@
+"""Training images a second, CIFAR's size: whole batches where they lie, against torchvision's transforms one by one."""
+import os
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from benchmarks.timing import summary, take_turns
+from data.catalog import CATALOG
+from data.loaders import ResidentImages
+
+BATCH = 64
+
+
+class Pictures(torch.utils.data.Dataset):
+    """The ordinary way: a PIL image, then crop, flip, tensor, normalise; as torchvision's own CIFAR10 does."""
+
+    def __init__(self, images, labels):
+        cifar = CATALOG["cifar10"]
+        self.images, self.labels = images, labels
+        self.transform = v2.Compose([
+            v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True), v2.Normalize(cifar.mean, cifar.std)])
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
+
+
+def run(device, quick):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8)  # what is in them changes no time
+    labels = rng.integers(0, 10, 50_000)
+    resident = ResidentImages(images, labels, device, CATALOG["cifar10"])
+    few = 5_000 if quick else 10_000
+    epochs = iter(range(1, 1000))
+
+    def ours():
+        return sum(len(targets) for _, targets in resident.train_batches(BATCH, 1, next(epochs), 4, True))
+
+    def ordinary(workers):
+        loader = torch.utils.data.DataLoader(
+            Pictures(images[:few], labels[:few]), BATCH, shuffle=True, num_workers=workers,
+            persistent_workers=workers > 0, pin_memory=device.type == "cuda")
+
+        def way():
+            for inputs, targets in loader:
+                inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+            return few
+        return way
+
+    workers = min(8, os.cpu_count())
+    names = {f"DataLoader, {n} workers": ordinary(n) for n in (0, workers)}
+    rates = take_turns({"ours": ours, **names}, 3 if quick else 7, device)
+    best = max(names, key=lambda name: np.median(rates[name]))  # against the faster of the ordinary ways
+    yield {"what": "input pipeline, 32×32 crop and flip, batch 64", "unit": "images/s", "against": best, "target": 10,
+           **summary(rates, "ours", best)}
