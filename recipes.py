@@ -22,7 +22,7 @@ class Recipe:
 
     def lr_at(self, epoch):
         """The learning rate of an epoch, counted from 1."""
-        return self.lr * self.gamma ** sum(epoch > milestone for milestone in self.milestones)
+        return round(self.lr * self.gamma ** sum(epoch > milestone for milestone in self.milestones), 12)
 
     def changed(self, **flags):
         """A copy with the flags that are not None."""

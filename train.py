@@ -27,6 +27,9 @@ from files import UserError
 from losses import LOSSES
 from recipes import PUBLISHED, RECIPES, flags
 
+# what a run knows of the epoch it is in: the next step, images counted, sums of losses and hits, times, random state
+NEW_EPOCH = {"step": 0, "counted": 0, "loss": 0.0, "hits": 0.0, "train_seconds": 0.0, "seconds": 0.0, "random": None}
+
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -77,6 +80,7 @@ def main():
             "data": {split: digest_of(args.dataset, split, args.data_dir) for split in ("train", "test")},
         })
         if runs.finished(run):
+            (run / "checkpoint.pt").unlink(missing_ok=True)  # killed at the very last moment
             print(f"{run} is finished ({recipe.epochs} epochs). Nothing to do; --fresh would start over")
             return
         train(run, config, recipe, train_set, test_set, device)
@@ -92,7 +96,6 @@ def train(run, config, recipe, train_set, test_set, device):
     optimizer = torch.optim.SGD(
         model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.momentum > 0)
 
-    # where the run is: the epoch and step to do next, what the epoch has come to so far, and what is already known
     at = {"epoch": 1, **NEW_EPOCH, "log": [], "best": {"epoch": 0, "accuracy": -1.0}}
     if (run / "checkpoint.pt").exists():
         at = runs.load_state(run / "checkpoint.pt")
@@ -125,25 +128,8 @@ def train(run, config, recipe, train_set, test_set, device):
 
         model.train()
         started = time.perf_counter()
-        sums = torch.zeros(2, device=device)  # of losses and hits: on the device, so that no step waits for a number
         batches = train_set.train_batches(recipe.batch_size, seed, epoch, recipe.padding, recipe.flip, at["step"])
-        for inputs, targets in batches:
-            inputs, targets = criterion.preprocess(inputs.to(memory_format=torch.channels_last), targets)
-            logits = model(inputs)
-            loss = criterion(logits, targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            with torch.no_grad():
-                plain = criterion.unmixed(len(targets))  # a mixed image has no one class to be right about
-                hits = (logits[:plain].argmax(1) == targets[:plain]).sum()
-                sums += torch.stack([loss * len(targets), hits])
-            at["step"] += 1
-            at["counted"] += plain
-            bar.update(len(targets))
-            if stop.signal:
-                break
-        at["loss"], at["hits"] = (before + now for before, now in zip((at["loss"], at["hits"]), sums.tolist()))
+        train_on(batches, model, criterion, optimizer, at, stop, bar)
         at["train_seconds"] += time.perf_counter() - started
         accuracy = test_accuracy(model, test_set, stop)
         at["seconds"] += time.perf_counter() - started
@@ -189,7 +175,28 @@ def train(run, config, recipe, train_set, test_set, device):
           f"(best {100 * best['accuracy']:.2f} % in epoch {best['epoch']})")
 
 
-NEW_EPOCH = {"step": 0, "counted": 0, "loss": 0.0, "hits": 0.0, "train_seconds": 0.0, "seconds": 0.0, "random": None}
+def train_on(batches, model, criterion, optimizer, at, stop, bar):
+    """Step through an epoch, or what is left of it, up to a signal; counts up what `at` knows of the epoch."""
+    sums = torch.zeros(2, device=next(model.parameters()).device)  # losses and hits: no step waits for a number
+    for inputs, targets in batches:
+        inputs, targets = criterion.preprocess(inputs.to(memory_format=torch.channels_last), targets)
+        logits = model(inputs)
+        loss = criterion(logits, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            plain = criterion.unmixed(len(targets))  # a mixed image has no one class to be right about
+            hits = (logits[:plain].argmax(1) == targets[:plain]).sum()
+            sums += torch.stack([loss * len(targets), hits])
+        at["step"] += 1
+        at["counted"] += plain
+        bar.update(len(targets))
+        if stop.signal:
+            break
+    loss_sum, hits = sums.tolist()
+    at["loss"] += loss_sum
+    at["hits"] += hits
 
 
 class StopSignals:

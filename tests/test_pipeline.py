@@ -1,6 +1,7 @@
 """From logits to tables: what evaluate.py and analyze.py write, what they never mix, and the commands around them."""
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -114,6 +115,57 @@ def test_a_set_prepared_later_is_added_without_running_the_network_again(results
 def test_evaluating_what_is_not_finished_is_refused(tmp_path):
     done = script("evaluate.py", tmp_path, check=False)
     assert done.returncode == 1 and "is not a finished run: it has no weights.pt" in done.stderr
+
+
+# ---- detect.py and example.py ----
+
+def test_detect_answers_as_the_logits_say(results_dir, data_dir, tmp_path):
+    """Pictures of the test set, saved as files: the same class and score as in the dump; an unreadable one is named."""
+    from PIL import Image
+
+    run = run_of(results_dir)
+    images = np.load(data_dir / "digits/test.npz")["images"]
+    for k in range(12):
+        Image.fromarray(images[k, ..., 0]).save(tmp_path / f"{k:02}.png")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "cut.jpg").write_bytes(b"\xff\xd8\xff")
+    done = script("detect.py", run, tmp_path, "--device", "cpu", "--reject", 10, check=False)
+    assert done.returncode == 1 and "cut.jpg cannot be read" in done.stderr and "Traceback" not in done.stderr
+    (tmp_path / "answers.csv").write_text(done.stdout)
+    answers = pd.read_csv(tmp_path / "answers.csv")
+    logits = torch.from_numpy(np.load(run / "logits" / "digits.npz")["logits"][0][:12]).double()
+    assert answers["class"].tolist() == logits.argmax(1).tolist()
+    assert answers.score.tolist() == pytest.approx(SCORES["MMLES"](logits).tolist(), abs=2e-4)
+    fitted = json.loads((run / "calibration.json").read_text())["last"]
+    probabilities = (logits / fitted["temperature_nll"]).softmax(1).amax(1)
+    assert answers.probability.tolist() == pytest.approx(probabilities.tolist(), abs=2e-4)
+    assert (answers.threshold - fitted["thresholds"]["MMLES"]["10"]).abs().max() < 1e-4
+    assert ((answers.score >= answers.threshold) == (answers.answer == "in")).all()
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--reject", "7"], "no threshold for --reject 7: choose from 0.1, 0.5, 1, 2, 5, 10, 20"),
+    (["--score", "MLES"], "choose from"),
+])
+def test_detect_refuses_in_words(results_dir, words, message):
+    done = script("detect.py", run_of(results_dir), "x.png", *words, check=False)
+    assert done.returncode in (1, 2) and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_example_page_learns():
+    said = script("example.py").stdout
+    accuracy, auroc = (float(number) for number in re.findall(r"([0-9.]+) %", said))
+    assert accuracy > 97 and auroc > 90
+
+
+def test_the_losses_are_a_package_of_their_own(tmp_path):
+    """As `pip install .` lays it out: `dismax`, with nothing of ours beside it and torch alone beneath it."""
+    shutil.copytree(ROOT / "losses", tmp_path / "dismax")
+    code = ("import sys, torch; before = set(sys.modules); import dismax; "
+            "print(sorted({m.split('.')[0] for m in set(sys.modules) - before})); "
+            "print(dismax.DisMaxLossFirstPart(4, 3)(torch.ones(2, 4)).shape)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["['dismax']", "torch.Size([2, 3])"], done.stderr
 
 
 # ---- analyze.py ----
