@@ -16,7 +16,7 @@ MIRRORS = $(foreach mirror,$(MIRROR),--mirror $(mirror))
 READY  := $(if $(filter $(VENV)/bin/python,$(PY)),$(VENV)/ready)
 CORES  := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: help demo test lint bench prepare-data analyze runs
+.PHONY: help demo test lint bench prepare-data analyze report runs
 .PHONY: reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-mnist
 .SECONDARY:
 
@@ -63,6 +63,9 @@ reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-mnist: $(READY
 
 analyze: $(READY)  ## all tables from all runs, beside the papers'
 	@$(PY) analyze.py --results-dir $(RESULTS)
+
+report: $(READY)  ## the same as a page with figures, results/report.html
+	@$(PY) analyze.py --results-dir $(RESULTS) --report
 
 test: $(READY)  ## every claim that this repository makes, on the CPU, in a few minutes
 	@$(PY) -m pytest -q -n $(if $(filter 1,$(CORES)),1,2) --dist loadfile

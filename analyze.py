@@ -3,6 +3,7 @@
   python analyze.py                                             every data set with runs
   python analyze.py --dataset cifar10                           one of them
   python analyze.py --results-dir results/epochs1               another folder of runs (a shortened try, say)
+  python analyze.py --report                                    also figures/*.png, and report.html with everything
 
 Prints, and writes to <results-dir>/tables/ as CSV, Markdown and LaTeX:
   dismax_<dataset>          the layout of DisMax's Table 2, the paper and ours under both protocols; the CSV is tidy
@@ -66,21 +67,28 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results-dir", type=Path, default=Path("results"))
     parser.add_argument("--dataset", choices=list(OUTLIERS))
+    parser.add_argument("--report", action="store_true", help="also draw figures and write report.html")
     args = parser.parse_args()
     table, metrics = read_runs(args.results_dir, args.dataset or "*")
-    tables = args.results_dir / "tables"
+    tables, pages = args.results_dir / "tables", []
     write_text(tables / "runs.csv", table.to_csv(index=False))
     for dataset in (name for name in OUTLIERS if name in set(table.dataset)):
         name, title = f"dismax_{dataset}", CATALOG[dataset].title
         ours = metrics[metrics.dataset == dataset]
         tidy = compare(dataset, ours)
         write_text(tables / f"{name}.csv", tidy.to_csv(index=False))
-        publish(tables / name, title, sections(dataset, tidy, table[table.dataset == dataset]), LEGEND)
+        page = publish(tables / name, title, sections(dataset, tidy, table[table.dataset == dataset]), LEGEND)
         tidy = scores(ours)
         write_text(tables / f"{name}_scores.csv", tidy.to_csv(index=False))
-        publish(tables / f"{name}_scores", f"{title}: AUROC (%) under every score", score_sections(tidy),
-                "honest protocol: last epoch; a tie counts half.", show=False)
+        page += publish(tables / f"{name}_scores", f"{title}: AUROC (%) under every score", score_sections(tidy),
+                        "honest protocol: last epoch; a tie counts half.", show=False)
+        pages.append((dataset, page))
     print(f"Written to {tables}/")
+    if args.report:
+        from report import write_report  # here, because it brings torch and matplotlib
+
+        write_report(args.results_dir, pages, table, METHODS, TITLES)
+        print(f"Written to {args.results_dir}/report.html")
 
 
 def read_runs(results_dir, dataset):

@@ -1,4 +1,6 @@
-"""A table three ways: on the terminal, as Markdown, as LaTeX."""
+"""A table four ways: on the terminal, as Markdown, as LaTeX, as HTML."""
+import html
+
 from tabulate import tabulate
 
 from files import write_text
@@ -7,13 +9,13 @@ LATEX = {"%": r"\%", "±": r"$\pm$", "Δ": r"$\Delta$", "†": r"$\dagger$", "�
 
 
 def publish(path, title, parts, legend, show=True):
-    """Write path.md and path.tex, and print the tables too if `show`.
+    """Write path.md and path.tex, print the tables too if `show`, and return them as HTML.
 
     Args:
         parts: (name, headers, rows of strings, note) of each table.
         legend: what the reader must know; stands once, at the end.
     """
-    markdown, latex = [f"# {title}\n"], []
+    markdown, latex, page = [f"# {title}\n"], [], [f"<h1>{html.escape(title)}</h1>"]
     for name, headers, rows, note in parts:
         if show:
             print(f"\n{title}, {name}\n\n{tabulate(rows, headers, disable_numparse=True)}\n\n{note}")
@@ -21,11 +23,14 @@ def publish(path, title, parts, legend, show=True):
         cells = [[in_latex(cell) for cell in row] for row in rows]
         table = tabulate(cells, map(in_latex, headers), tablefmt="latex_raw", disable_numparse=True)
         latex.append(f"% {title}, {name}. {note}\n{table}\n")
+        table = tabulate(rows, headers, tablefmt="html", disable_numparse=True)
+        page.append(f"<h2>{html.escape(name)}</h2>{table}<p>{html.escape(note)}</p>")
     if show:
         print(f"\n{legend}\n")
     paragraphs = legend.replace("\n  ", " ").replace("\n", "\n\n")  # a line that is indented goes on the one before
     write_text(path.with_suffix(".md"), "\n".join([*markdown, paragraphs]) + "\n")
     write_text(path.with_suffix(".tex"), "\n".join(latex))
+    return "\n".join([*page, f"<pre>{html.escape(legend)}</pre>"])
 
 
 def in_latex(text):

@@ -285,6 +285,15 @@ def test_published_values_are_as_specified():
     assert imagenet[["acc", "imagenet_o_auroc"]].values.tolist() == [[69.9, 52.4], [69.6, 75.8]]
 
 
+def test_the_report_is_a_page_with_pictures(results_dir):
+    script("analyze.py", "--results-dir", results_dir, "--report")
+    page = (results_dir / "report.html").read_text()
+    pictures = re.findall(r'<img src="([^"]+)"', page)
+    assert len(pictures) == 3 and page.count("<table>") == 2 and "SHORTENED" in page and "DisMax†" in page
+    for picture in pictures:
+        assert (results_dir / picture).read_bytes().startswith(b"\x89PNG")
+
+
 def test_no_runs_says_what_to_type(tmp_path):
     done = script("analyze.py", "--results-dir", tmp_path, check=False)
     assert done.returncode == 1 and "make demo" in done.stderr and "Traceback" not in done.stderr
