@@ -43,15 +43,12 @@ def main():
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps …; by default the accelerator if there is one")
     args = parser.parse_args()
     device = devices.choose(args.device)
-    absent = set()
     for run in args.runs:
-        absent |= evaluate(run, args.data_dir, device)
-    if absent:
-        print(f"Not prepared, so left out: {', '.join(sorted(absent))}")
+        evaluate(run, args.data_dir, device)
 
 
 def evaluate(run, data_dir, device):
-    """Bring one run's metrics.csv up to date. Returns the names of the outlier sets that are not prepared."""
+    """Bring one run's metrics.csv up to date with the sets that are prepared."""
     if not runs.finished(run):
         raise UserError(f"{run} is not a finished run: it has no weights.pt. Train it first: python train.py --help")
     config = runs.read_config(run)
@@ -81,8 +78,9 @@ def evaluate(run, data_dir, device):
     runs.write_json(run / "calibration.json", temperatures)
     columns = ("set", "group", "weights", "score", "metric", "value")
     runs.write_table(run / "metrics.csv", [{"benchmark": "dismax", **dict(zip(columns, row))} for row in rows])
-    print(f"{run}: {len(rows)} metrics of {', '.join(names)}")
-    return set(groups) - set(names)
+    absent = [name for name in groups if name not in names]
+    left_out = f"; not prepared: {', '.join(absent)}" if absent else ""
+    print(f"{run}: {len(rows)} metrics of {', '.join(names)}{left_out}")
 
 
 def logits_of(run, config, weights, names, data_dir, device):
@@ -103,6 +101,9 @@ def logits_of(run, config, weights, names, data_dir, device):
                 model.to(device, memory_format=torch.channels_last).eval()
             data = open_set(name, "test", data_dir, device, like=dataset)
             saved = forward(model, data, f"{weights} weights on {name}", is_id=name == dataset)
+            if not np.isfinite(saved[0]).all():
+                raise UserError(f"the network of {run} answers {name} with NaN or infinity: its training diverged. "
+                                "Train it again with --fresh and a lower --lr")
             with written_whole(path) as out:
                 np.savez(out, logits=saved[0], labels=saved[1], source=digest)
         logits[name], labels[name] = saved[0].mean(0), saved[1]  # (N, n, C) → (n, C)

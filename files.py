@@ -18,6 +18,7 @@ def written_whole(path, mode="wb"):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    _remove_leftovers(path)
     try:
         with open(part, mode) as file:
             yield file
@@ -31,6 +32,18 @@ def written_whole(path, mode="wb"):
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path):
+    """What processes that were killed in the middle of writing this file have left beside it."""
+    for part in path.parent.glob(f"{path.name}.*.part"):
+        writer = part.name.split(".")[-2]
+        try:
+            os.kill(int(writer), 0)
+        except ProcessLookupError:
+            part.unlink(missing_ok=True)
+        except (ValueError, PermissionError):
+            pass  # not one of ours, or another user's, at work
 
 
 def write_text(path, text):

@@ -2,9 +2,11 @@
 import gzip
 import io
 import json
+import os
 import pickle
 import shutil
 import struct
+import subprocess
 import tarfile
 from dataclasses import replace
 from hashlib import md5
@@ -353,3 +355,10 @@ def test_a_file_is_whole_or_absent(tmp_path):
         file.write(b"second, cut sh")
         raise RuntimeError("the process has other worries")
     assert path.read_bytes() == b"first" and [p.name for p in path.parent.iterdir()] == ["file"]
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    (path.parent / f"file.{killed.pid}.part").write_bytes(b"of a process that was killed")
+    (path.parent / f"file.{os.getppid()}.part").write_bytes(b"of a process that is alive")
+    with written_whole(path) as file:
+        file.write(b"third")
+    assert sorted(p.name for p in path.parent.iterdir()) == ["file", f"file.{os.getppid()}.part"]

@@ -96,7 +96,7 @@ def test_a_set_prepared_later_is_added_without_running_the_network_again(results
     shutil.rmtree(run / "logits_best", ignore_errors=True)
     shutil.move(data / "photo_patches", tmp_path / "aside")
     done = script("evaluate.py", run, "--data-dir", data, "--device", "cpu")
-    assert "Not prepared, so left out: photo_patches" in done.stdout
+    assert "not prepared: photo_patches" in done.stdout
     assert set(pd.read_csv(run / "metrics.csv").set) == {"digits", "digits_789"}
     before = (run / "logits" / "digits_789.npz").stat().st_mtime_ns
     shutil.move(tmp_path / "aside", data / "photo_patches")
