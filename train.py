@@ -25,7 +25,7 @@ from data.catalog import CATALOG
 from data.loaders import digest_of, open_set
 from files import UserError
 from losses import LOSSES
-from recipes import PUBLISHED, RECIPES, flags
+from recipes import RECIPES, flags
 
 # what a run knows of the epoch it is in: the next step, images counted, sums of losses and hits, times, random state
 NEW_EPOCH = {"step": 0, "counted": 0, "loss": 0.0, "hits": 0.0, "train_seconds": 0.0, "seconds": 0.0, "random": None}
@@ -76,7 +76,6 @@ def main():
             "recipe": recipe.as_dict(),
             "overrides": {name: {"published": theirs, "used": ours}
                           for name, (ours, theirs) in recipe.differences(published).items()},
-            "in_paper": args.model in PUBLISHED.get(args.dataset, ()),
             "data": {split: digest_of(args.dataset, split, args.data_dir) for split in ("train", "test")},
         })
         if runs.finished(run):
