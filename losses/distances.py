@@ -6,9 +6,6 @@ The matrix product is as exact where it matters (√(1−cos) differs by 2e-7 ty
 import torch
 import torch.nn.functional as F
 
-EPSILON = 1e-12  # a shorter row has no direction: its cosine with everything is 0, without gradient
-
-
 def euclidean_distances(features, prototypes):
     """‖f − p‖₂ of every pair: (B, F), (C, F) → (B, C), ≥ 0. The gradient at distance zero is zero."""
     squares = features.square().sum(-1, keepdim=True) + prototypes.square().sum(-1)  # (B, C)
@@ -24,23 +21,28 @@ def cosine_distance_logits(features, prototypes, scale, to_all_prototypes=False)
     return _CosineDistanceLogits.apply(features, prototypes, scale, to_all_prototypes)
 
 
-def _inverse_norm(rows):
-    norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return torch.where(norm > EPSILON, norm, torch.inf).reciprocal()  # (rows, 1)
-
-
 def _safe_sqrt(squares):
     positive = squares > 0
     return torch.where(positive, squares, 1).sqrt() * positive  # both branches finite, so no 0·∞ in backward
 
 
+def _unit(rows):
+    """Rows of length one; a row of zeros has no direction and stays zero, without gradient."""
+    norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / torch.where(norm > 0, norm, torch.inf)
+
+
 def _cosine_distance_logits_by_autograd(features, prototypes, scale, to_all_prototypes):
     """The formula as it is read, for second derivatives and for the tests."""
-    cosine = F.linear(features * _inverse_norm(features), prototypes * _inverse_norm(prototypes))  # (B, C)
-    distances = _safe_sqrt(1 - cosine)
+    distances = _safe_sqrt(1 - F.linear(_unit(features), _unit(prototypes)))  # (B, C)
     if to_all_prototypes:
         distances = distances + distances.mean(1, keepdim=True)
     return -scale * distances
+
+
+def _inverse_norms(rows):
+    """1/‖row‖, 0 for a row of zeros, in place: (rows, F) → (rows)."""
+    return torch.linalg.vector_norm(rows, dim=1).reciprocal_().nan_to_num_(posinf=0)
 
 
 class _CosineDistanceLogits(torch.autograd.Function):
@@ -48,10 +50,11 @@ class _CosineDistanceLogits(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, features, prototypes, scale, to_all_prototypes):
-        f_inverse = _inverse_norm(features)  # (B, 1)
-        p_inverse = _inverse_norm(prototypes).squeeze(1)  # (C)
+        f_inverse = _inverse_norms(features)[:, None]  # (B, 1)
+        p_inverse = _inverse_norms(prototypes)  # (C)
         unit = features * f_inverse  # (B, F)
-        distances = F.linear(unit, prototypes).mul_(-p_inverse).add_(1).clamp_min_(0).sqrt_()  # (B, C)
+        product = F.linear(unit, prototypes)  # (B, C)
+        distances = torch.addcmul(product.new_ones(()), product, p_inverse, value=-1, out=product).clamp_min_(0).sqrt_()
         ctx.save_for_backward(features, prototypes, scale, unit, f_inverse, p_inverse, distances)
         ctx.to_all_prototypes = to_all_prototypes
         if to_all_prototypes:
@@ -67,17 +70,16 @@ class _CosineDistanceLogits(torch.autograd.Function):
             grads = iter(torch.autograd.grad(logits, inputs, grad, create_graph=True))
             return *(next(grads) if needed else None for needed in ctx.needs_input_grad[:3]), None
 
-        if ctx.to_all_prototypes:
-            grad = grad + grad.mean(1, keepdim=True)
-        grad_scale = grad_features = grad_prototypes = None
-        if ctx.needs_input_grad[2]:
-            grad_scale = -(grad * distances).sum().reshape(scale.shape)
-        # by the cosine's numerator f̂·p: scale/(2D) times 1/‖p‖; d/(d²+tiny) is 1/d, and 0 at distance zero
-        weights = distances / (distances.square() + 1e-30)
-        weights.mul_(grad).mul_(p_inverse * (0.5 * scale))  # (B, C)
+        grad = grad + grad.mean(1, keepdim=True) if ctx.to_all_prototypes else grad.clone()
+        grad.mul_(distances)
+        grad_features = grad_prototypes = None
+        grad_scale = -grad.sum().reshape(scale.shape)
+        # by the product of f̂ and p: scale/(2D) times 1/‖p‖; d/(d² + tiny) is 1/d, and 0 at distance zero
+        weights = grad.div_(distances.square().add_(1e-30)).mul_(p_inverse * (0.5 * scale))  # (B, C)
         if ctx.needs_input_grad[0]:
             grad_features = weights @ prototypes  # (B, F)
-            grad_features.addcmul_(unit, (grad_features * unit).sum(1, keepdim=True), value=-1).mul_(f_inverse)
+            along = torch.linalg.vecdot(grad_features, unit)[:, None]  # (B, 1), what only changes a feature's length
+            grad_features.addcmul_(unit, along, value=-1).mul_(f_inverse)
         if ctx.needs_input_grad[1]:
             grad_prototypes = weights.T @ unit  # (C, F)
             along = torch.linalg.vecdot(grad_prototypes, prototypes) * p_inverse.square()  # (C)
