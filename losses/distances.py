@@ -70,18 +70,21 @@ class _CosineDistanceLogits(torch.autograd.Function):
             grads = iter(torch.autograd.grad(logits, inputs, grad, create_graph=True))
             return *(next(grads) if needed else None for needed in ctx.needs_input_grad[:3]), None
 
-        grad = grad + grad.mean(1, keepdim=True) if ctx.to_all_prototypes else grad.clone()
-        grad.mul_(distances)
+        by_distance = grad + grad.mean(1, keepdim=True) if ctx.to_all_prototypes else grad.clone()
+        by_distance.mul_(distances)  # gradient by D, times D
+        row_sums, column_sums = by_distance.sum(1), by_distance.sum(0)  # (B), (C)
+        # by the product of f̂ and p, whose D = scale·√(1 − product/‖p‖): d/(d² + tiny) is 1/d, and 0 at distance zero
+        half = 0.5 * scale
+        weights = by_distance.div_(distances.square().add_(1e-30))  # (B, C)
+        # the part that only changes a vector's length: Σ weights·cos, cos = 1 − d²
+        along_features = half * (weights.sum(1) - row_sums)  # (B)
+        weights.mul_(half * p_inverse)
+        along_prototypes = p_inverse * (weights.sum(0) - half * p_inverse * column_sums)  # (C)
         grad_features = grad_prototypes = None
-        grad_scale = -grad.sum().reshape(scale.shape)
-        # by the product of f̂ and p: scale/(2D) times 1/‖p‖; d/(d² + tiny) is 1/d, and 0 at distance zero
-        weights = grad.div_(distances.square().add_(1e-30)).mul_(p_inverse * (0.5 * scale))  # (B, C)
         if ctx.needs_input_grad[0]:
             grad_features = weights @ prototypes  # (B, F)
-            along = torch.linalg.vecdot(grad_features, unit)[:, None]  # (B, 1), what only changes a feature's length
-            grad_features.addcmul_(unit, along, value=-1).mul_(f_inverse)
+            grad_features.addcmul_(unit, along_features[:, None], value=-1).mul_(f_inverse)
         if ctx.needs_input_grad[1]:
             grad_prototypes = weights.T @ unit  # (C, F)
-            along = torch.linalg.vecdot(grad_prototypes, prototypes) * p_inverse.square()  # (C)
-            grad_prototypes.addcmul_(prototypes, along[:, None], value=-1)
-        return grad_features, grad_prototypes, grad_scale, None
+            grad_prototypes.addcmul_(prototypes, along_prototypes[:, None], value=-1)
+        return grad_features, grad_prototypes, -row_sums.sum().reshape(scale.shape), None
