@@ -185,8 +185,9 @@ def train(run, config, recipe, train_set, test_set, device):
         at = {**at, "epoch": epoch + 1, **NEW_EPOCH}
         checkpoint()
     bar.close()
+    unreadable = parallel.everybodys(sorted(getattr(train_set, "bad", ())))
     if main_process:
-        finish(run, config, model, at)
+        finish(run, {**config, "unreadable_files": sorted(set(sum(unreadable, [])))}, model, at)
 
 
 def finish(run, config, model, at):

@@ -2,7 +2,6 @@
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import center_crop, horizontal_flip, pil_to_tensor, resize, resized_crop
 
@@ -47,7 +46,9 @@ class Crops(Dataset):
             mode = image.mode
             if not self.whole and image.format == "JPEG" and mode in ("RGB", "L"):
                 with open(file, "rb") as content:
-                    return (torch.frombuffer(bytearray(content.read()), dtype=torch.uint8), box, mirrored), mode
+                    encoded = bytearray(content.read())
+                if encoded.endswith(b"\xff\xd9"):  # else it may be cut: Pillow will know
+                    return (torch.frombuffer(encoded, dtype=torch.uint8), box, mirrored), mode
             image = image.convert("RGB")
             if not self.whole:
                 return (pil_to_tensor(image), box, mirrored), mode
@@ -72,6 +73,10 @@ def cut(image, box, size, mirrored):
 
 def finished(parts, size, device):
     """[(bytes or pixels, box, mirrored?)] → (B, 3, size, size) uint8 on the device; on a GPU nvJPEG decodes."""
+    try:
+        from torchvision.io import ImageReadMode, decode_jpeg  # here, because torchvision announces to drop them
+    except ImportError as error:
+        raise UserError("this torchvision cannot decode JPEGs any more: --decode cpu") from error
     encoded = [k for k, (content, *_) in enumerate(parts) if content.dim() == 1]
     try:
         decoded = decode_jpeg([parts[k][0] for k in encoded], ImageReadMode.RGB, device=device) if encoded else []
