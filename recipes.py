@@ -16,7 +16,12 @@ class Method:
     head: str  # a name of losses.LOSSES
     members: int = 1
     diversity: str = "none"  # or a name of DIVERSITIES
-    outliers: str = "none"  # or a data set
+    outliers: str = "none"  # or a data set; "default": the one of OUTLIERS_SHOWN
+
+    def changed(self, members=None, diversity=None, outliers=None):
+        """A copy with the choices that are not None."""
+        given = {"members": members, "diversity": diversity, "outliers": outliers}
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -130,15 +135,17 @@ DATASETS = tuple(dict.fromkeys([*RECIPES["dismax"], *RECIPES["sdde"]]))
 WEIGHTS = {"ncl": 0.1, "adp": 0.1, "dice": 0.2, "gradcam": 0.005, "input_gradient": 0.1}  # input_gradient: ours
 
 
-def recipe_of(dataset, method):
-    """The recipe of a method of METHODS on a data set; KeyError when neither paper nor we have one."""
-    name, method = method, METHODS[method]
-    recipe = RECIPES["dismax" if name in DISMAX else "sdde"][dataset]
-    return with_choices(recipe, dataset, method)
+def recipe_of(dataset, name, method=None):
+    """The recipe of a method of METHODS, or of one that was changed from it, on a data set.
 
-
-def with_choices(recipe, dataset, method):
-    """The recipe with the published settings of the method's diversity loss and of its outliers."""
+    A paper's recipe, with the published settings of the method's diversity loss and of its outliers. ValueError when
+    there is none.
+    """
+    method = method or METHODS[name]
+    paper = "dismax" if name in DISMAX else "sdde"
+    if dataset not in RECIPES[paper]:
+        raise ValueError(f"there is no recipe for {name} on {dataset}: choose from {', '.join(RECIPES[paper])}")
+    recipe = RECIPES[paper][dataset]
     if dataset == "imagenet1k" and method.diversity == "none" and method.members > 1:
         recipe = replace(recipe, micro_batch=16)
     if method.diversity != "none":

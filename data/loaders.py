@@ -1,4 +1,5 @@
 """Batches, already on the device: 28×28 and 32×32 sets lie there whole as uint8, ImageNet comes through workers."""
+import copy
 import json
 import os
 import zipfile
@@ -93,6 +94,13 @@ class ResidentImages:
     def __len__(self):
         return len(self.labels)
 
+    def subset(self, index):
+        """Some of the images, by their positions (k)."""
+        part = copy.copy(self)
+        index = torch.as_tensor(index, device=self.labels.device)
+        part.images, part.labels, part._padded = self.images[index], self.labels[index], (None, None)
+        return part
+
     def steps(self, batch_size, per_class=0):
         """Batches an epoch."""
         return len(self) // batch_size if per_class else -(-len(self) // batch_size)
@@ -101,10 +109,12 @@ class ResidentImages:
         """Yields (inputs (B, 3, H, W) float32, targets (B)) from batch `start` on; the last batch may be smaller.
 
         Args:
+            padding: pixels around an image before the random crop; None, as 0: shuffled images as they are in testing.
             members: with N > 1 every member gets batches of its own: (N, B, 3, H, W) and (N, B).
             per_class: with K > 0 class-balanced batches, see order.class_balanced.
             shard: (k, n), process k of n gets its part of every batch, which may be empty.
         """
+        padding = padding or 0
         if self._padded[0] != padding:
             self._padded = padding, augment.pad(self.images, padding)
         plan = [self._plan(batch_size, generator_of(seed, epoch, member if members > 1 else None), padding, flip,
