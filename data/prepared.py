@@ -1,0 +1,76 @@
+"""What `prepare` has made, read back: is it there, what is in it, what are its images called."""
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from files import UserError
+
+from .catalog import CATALOG, array_file, how_to_get, image_folder
+from .pictures import FolderPictures
+
+
+def available(name, split, data_dir, like=None):
+    """Whether the split has been prepared for the networks of `like`; without it, in any form."""
+    if name not in CATALOG:
+        return False
+    in_folders = CATALOG[name].folders and image_folder(name, split, data_dir).is_dir()
+    if like and CATALOG[like].folders:
+        return in_folders
+    sizes = [CATALOG[like].size] if like else CATALOG[name].sizes or [0]
+    return (not like and in_folders) or any(array_file(name, split, data_dir, size).exists() for size in sizes)
+
+
+def digest_of(name, split, data_dir, like=None):
+    """A string that changes with the images: the SHA-256 of a prepared split, the file count of an image folder.
+
+    Args:
+        like: as for open_set; photographs are prepared in several sizes.
+    """
+    manifest = Path(data_dir) / name / "manifest.json"
+    if CATALOG[like or name].folders and (like or not manifest.exists()):
+        classes = [folder for folder in image_folder(name, split, data_dir).glob("*/") if folder.is_dir()]
+        return f"{sum(len(os.listdir(folder)) for folder in classes)} files in {len(classes)} folders"
+    try:
+        record = json.loads(manifest.read_text())["splits"][split]
+        size = CATALOG[like or name].size
+        return record["files"][array_file(name, split, data_dir, size).name]["sha256"] if like else record["sha256"]
+    except FileNotFoundError as error:
+        raise UserError(f"{name} is not in {data_dir}. {how_to_get(name, data_dir)}") from error
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{manifest} does not know the split {split!r}. {how_to_get(name, data_dir)}") from error
+
+
+def read_split(name, split, data_dir, like=None):
+    """A prepared split: images (n, H, W, C) uint8, labels (n) int64; photographs in the size of `like`'s networks."""
+    return _read(name, split, data_dir, like, "images", "labels")
+
+
+def names_of(name, split, data_dir, like=None):
+    """<class>/<file> of every image of a split, in the order in which it is loaded; None where images have no names."""
+    if CATALOG[like or name].folders:
+        return FolderPictures(image_folder(name, split, data_dir)).names
+    try:
+        return np.char.decode(_read(name, split, data_dir, like, "names")[0], "utf-8").tolist()
+    except UserError:
+        return None
+
+
+def labels_of(name, split, data_dir, like=None):
+    """(n) int64 in the order in which a split is loaded; of photographs the rank of the class folder."""
+    if CATALOG[like or name].folders:
+        return FolderPictures(image_folder(name, split, data_dir)).labels
+    return _read(name, split, data_dir, like, "labels")[0]
+
+
+def _read(name, split, data_dir, like, *keys):
+    path = array_file(name, split, data_dir, CATALOG[like].size if like else (*CATALOG[name].sizes, 0)[0])
+    try:
+        with np.load(path) as content:
+            return tuple(content[key] for key in keys)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing. {how_to_get(name, data_dir)}") from error
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged ({error}). {how_to_get(name, data_dir)}, with --fresh") from error
