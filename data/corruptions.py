@@ -12,6 +12,7 @@ under NumPy 2). They are NOT CIFAR-10-C: the package has ImageNet-C's parameters
 says so for tables. The official arrays are preferred wherever they are.
 """
 import argparse
+import inspect
 import json
 import sys
 import zlib
@@ -187,11 +188,14 @@ def make(dataset, corruptions, severities, count, data_dir):
     failed = []
     for corruption in corruptions:
         for severity in severities:
-            np.random.seed(zlib.crc32(f"{dataset} {corruption} {severity}".encode()))  # the package draws from this one
-            title = f"{corruption} {severity}"
+            title, seed = f"{corruption} {severity}", zlib.crc32(f"{dataset} {corruption} {severity}".encode())
+            np.random.seed(seed)  # the package draws from NumPy's global generator, in some corruptions from their own
+            takes_seed = "seed" in inspect.signature(getattr(imagecorruptions, corruption)).parameters
+            bar = tqdm(images, unit="img", desc=title, disable=None, leave=False)
             try:
-                corrupted = [imagecorruptions.corrupt(image, corruption_name=corruption, severity=severity)
-                             for image in tqdm(images, unit="img", desc=title, disable=None, leave=False)]
+                corrupted = [imagecorruptions.corrupt(
+                    image, corruption_name=corruption, severity=severity, **({"seed": seed + k} if takes_seed else {})
+                ) for k, image in enumerate(bar)]
             except (TypeError, AttributeError) as error:  # calls that newer scikit-image or NumPy have taken away
                 failed.append(f"{title} ({error})")
                 continue

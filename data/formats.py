@@ -35,7 +35,7 @@ def _idx_array(part):
                 part = file.read(MOST_IDX + 1)
         except (EOFError, OSError, zlib.error) as error:
             raise ValueError(f"a cut or altered .gz ({error})") from error
-    if len(part) > MOST_IDX or part[:3] != b"\0\0\x08":  # two zeros, then the type (8: uint8)
+    if not 4 <= len(part) <= MOST_IDX or part[:3] != b"\0\0\x08":  # two zeros, then the type (8: uint8)
         raise ValueError("not an idx file of bytes")
     dimensions = part[3]
     shape = struct.unpack_from(f">{dimensions}I", part, 4) if len(part) > 4 + 4 * dimensions else (-1,)

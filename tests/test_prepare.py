@@ -1,30 +1,28 @@
-"""From official files and mirrors to data/: checksums, layouts, archives that lie, idempotence, plan and table."""
+"""From official files and mirrors to data/: checksums, layouts, damage, idempotence."""
 import gzip
 import io
 import json
 import pickle
+import re
 import shutil
 import struct
-import tarfile
 import zipfile
 from dataclasses import replace
 from hashlib import md5
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import torchvision
-from conftest import ROOT, put, script, tar_of
+from conftest import ROOT, put, script
 from PIL import Image
 from scipy.io import savemat
-from torchvision.transforms import v2
 
-from data import archives, fetch, imglists, loaders, pictures, prepare, prepared, sources, store, table
+from data import imglists, loaders, openood, prepare
 from data.catalog import CATALOG, CORRUPTED, EXPOSURE, OPENOOD, OUTLIERS, sets_of
-from files import UserError
+from data.embedded import MAKERS
+from data.plan import files_of
 
-CPU = torch.device("cpu")
 SHARED = ROOT.parent / "shared" / "data"  # a developer's pack of real data; not needed by anything else
 
 
@@ -44,6 +42,28 @@ def test_addresses_and_checksums_are_torchvisions():
         parts = sum(CATALOG[name].parts.values(), [])
         assert [(Path(p.path).name, p.md5) for p in parts] == list(theirs.resources)
         assert all(p.url == theirs.mirrors[0] + Path(p.path).name for p in parts)
+    emnist, dtd, places = (CATALOG[name].archive for name in ("emnist_letters", "textures", "places365"))
+    assert (emnist.url, emnist.md5) == (published.EMNIST.url, published.EMNIST.md5)
+    assert (dtd.url, dtd.md5) == (published.DTD._URL, published.DTD._MD5)
+    assert (places.path, places.md5) == published.Places365._IMAGES_META["val", True]
+    assert places.url == published.Places365._BASE_URL + places.path
+
+
+def test_every_entry_has_an_address_with_a_checksum_or_says_how_to_place_it():
+    seen = {}
+    for name, data_set in CATALOG.items():
+        files = files_of(name)
+        assert bool(files) != bool(data_set.by_hand or name in MAKERS), name
+        for file in files:
+            assert re.fullmatch("[0-9a-f]{32}", file.md5) and file.url.startswith("http") and file.read_in, file
+            assert seen.setdefault(file.md5, file.url) == file.url, "no checksum stands for two files"
+        assert data_set.terms and data_set.cite and data_set.counts, name
+    groups = [group for benchmark in (OUTLIERS, OPENOOD) for groups in benchmark.values() for group in groups.values()]
+    assert {*sum(groups, []), *EXPOSURE.values(), *CORRUPTED.values()} <= set(CATALOG)
+    dismax, openood_, both = (set(sets_of(benchmark, "cifar10")) for benchmark in ("dismax", "openood", "all"))
+    assert {"cifar10", "svhn", "lsun_resize"} <= dismax and "textures" not in dismax
+    assert {"textures", "tinyimagenet597"} <= openood_ and "lsun_resize" not in openood_
+    assert both == dismax | openood_ | {"cifar10_c"}
 
 
 def test_every_training_set_can_be_normalised_and_has_outliers():
@@ -162,13 +182,64 @@ def test_class_folders_of_another_set_are_refused(tmp_path, capsys, monkeypatch)
     assert "has 1 class folders, CIFAR-100 has 100" in capsys.readouterr().out
 
 
-def test_unknown_names_list_the_valid_ones():
-    done = script("data/prepare.py", "cifar", check=False)
-    assert done.returncode == 1
-    assert "unknown data set 'cifar': choose from cifar10, cifar100, svhn" in done.stderr
-    done = script("data/prepare.py", "mnist", "--mirror", "/no/such/folder", check=False)
-    assert done.returncode == 1 and "the mirror /no/such/folder is not a folder" in done.stderr
+# ---- what no checksum covers ----
 
+def test_unpacked_idx_files_are_verified_and_others_are_not(tmp_path, official, capsys):
+    """torchvision leaves MNIST/raw unpacked; a publisher's checksum of the .gz says what is in it."""
+    images, labels = np.arange(3 * 28 * 28, dtype=np.uint8).reshape(3, 28, 28), np.array([3, 1, 2], np.uint8)
+    packed = pack(images, labels)
+    raw = [gzip.decompress(part) for part in packed]
+    official("mnist", {"train": packed, "test": packed})
+    parts = {split: [replace(p, raw_md5=md5(r).hexdigest()) for p, r in zip(parts, raw)]
+             for split, parts in CATALOG["mnist"].parts.items()}
+    CATALOG["mnist"] = replace(CATALOG["mnist"], parts=parts)  # `official` puts the true one back
+    for split in parts:
+        put(tmp_path, {part.path.removesuffix(".gz"): content for part, content in zip(parts[split], raw)})
+    assert prepare.prepare("mnist", tmp_path / "data", [tmp_path])
+    assert np.array_equal(loaders.read_split("mnist", "test", tmp_path / "data")[0][..., 0], images)
+
+    put(tmp_path, {"EMNIST/raw/emnist-letters-test-images-idx3-ubyte": raw[0],
+                   "EMNIST/raw/emnist-letters-test-labels-idx1-ubyte": raw[1],
+                   "EMNIST/raw/emnist-digits-test-images-idx3-ubyte": b"another set"})
+    assert not prepare.prepare("emnist_letters", tmp_path / "data", [tmp_path])
+    assert "emnist_letters test        3 of 20800 images, unverified: idx files" in capsys.readouterr().out
+    got = loaders.read_split("emnist_letters", "test", tmp_path / "data")
+    assert np.array_equal(got[0][..., 0], images.swapaxes(1, 2)) and got[1].tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize("broken", [
+    b"", b"\0\0\x08", b"\0\0\x08\x03" + bytes(12) + b"x", b"\x1f\x8b\x08 cut", b"<html>"])
+def test_idx_files_that_are_none_are_named(tmp_path, broken, capsys):
+    put(tmp_path, {"notMNIST/t10k-images-idx3-ubyte.gz": broken, "notMNIST/t10k-labels-idx1-ubyte.gz": broken})
+    assert not prepare.prepare("notmnist", tmp_path / "data", [tmp_path])
+    assert "t10k-images-idx3-ubyte.gz and its labels cannot be used" in capsys.readouterr().out
+
+
+def test_emnist_comes_out_of_its_archive(tmp_path, official):
+    images, labels = np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28), np.array([26, 1], np.uint8)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for split in ("train", "test"):
+            for name, content in zip(("images-idx3", "labels-idx1"), pack(images, labels)):
+                archive.writestr(f"gzip/emnist-letters-{split}-{name}-ubyte.gz", content)
+        archive.writestr("gzip/emnist-digits-test-images-idx3-ubyte.gz", b"not asked for")
+    put(tmp_path, official("emnist_letters", archive=buffer.getvalue()), "gzip.zip")
+    assert prepare.prepare("emnist_letters", tmp_path / "data", [tmp_path])
+    got = loaders.read_split("emnist_letters", "train", tmp_path / "data")
+    assert np.array_equal(got[0][..., 0], images.swapaxes(1, 2)) and got[1].tolist() == [25, 0]
+
+
+def test_another_mirror_is_asked_when_the_first_is_damaged_and_a_part_when_there_is_no_more(tmp_path, official, capsys):
+    images, _, files = cifar_batches()
+    contents = official("cifar10", files)
+    for name in ("first", "second"):
+        put(tmp_path / name, contents, CATALOG["cifar10"].archive.path)
+    (tmp_path / "first" / CATALOG["cifar10"].archive.path).write_bytes(b"damaged")
+    assert prepare.prepare("cifar10", tmp_path / "data", [tmp_path / "first", tmp_path / "second"])
+    assert np.array_equal(loaders.read_split("cifar10", "test", tmp_path / "data")[0], images[50:])
+
+
+# ---- the real files ----
 
 @pytest.mark.skipif(not (SHARED / "unpack.py").exists(), reason="the developers' data pack is not here")
 def test_real_mnist_from_a_mirror(tmp_path):
@@ -178,5 +249,10 @@ def test_real_mnist_from_a_mirror(tmp_path):
     images, labels = loaders.read_split("mnist", "test", tmp_path / "data")
     assert images.shape == (10_000, 28, 28, 1) and np.bincount(labels).tolist() == [
         980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-
-
+    script(SHARED / "unpack.py", tmp_path / "mirror", "lists")
+    imglists.bring_lists([tmp_path / "mirror"], tmp_path / "data")
+    found = openood.benchmark("mnist", tmp_path / "data")
+    assert (len(found.validation), len(found.test), found.test.note) == (996, 9_004, "")
+    both = np.concatenate([found.validation.index["test"], found.test.index["test"]])
+    assert sorted(both) == list(range(10_000)), "OpenOOD's numbers are places in the official order"
+    assert found.missing == OPENOOD["mnist"] and "near is a mean over 0 of 2 sets: notmnist, f" in " ".join(found.notes)
