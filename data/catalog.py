@@ -122,7 +122,7 @@ CATALOG = {
         layouts={split: (f"images_classic/fashionmnist/{split}",) for split in ("train", "test")},
     ),
     "notmnist": DataSet(
-        "notMNIST (small)", 10, 28, {"test": 18_724}, "none stated; glyphs of third-party fonts", "Bulatov 2011",
+        "notMNIST", 10, 28, {"test": 18_724}, "none stated; glyphs of third-party fonts", "Bulatov 2011",
         archive=File("notMNIST_small.zip", "3de91fb69221d9c2d5c57387101ebc6c",
                      "https://zenodo.org/record/8274268/files/notMNIST_small.zip", read_in=UNCERTAINTY),
         inside={"test": ""}, layouts={"test": ("notMNIST_small", "notMNIST", "images_classic/notmnist")},
@@ -137,26 +137,26 @@ CATALOG = {
         idx=("EMNIST", "EMNIST/raw"), role="outliers to train MNIST with (`--outliers`): in no table of the papers",
     ),
     "tinyimagenet": DataSet(
-        "Tiny ImageNet, validation", 200, 64, {"test": 10_000}, IMAGENET_TERMS, "Le and Yang 2015",
+        "Tiny ImageNet", 200, 64, {"test": 10_000}, IMAGENET_TERMS, "Le and Yang 2015",
         archive=File("tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de",
                      "http://cs231n.stanford.edu/tiny-imagenet-200.zip", 248_100_043, POOD),
         inside={"test": "tiny-imagenet-200/val"},
         layouts={"test": ("tiny-imagenet-200/val", "images_classic/tin/val")},
     ),
     "tinyimagenet_resize": DataSet(
-        "TinyImageNet-resize (ODIN)", 1, 32, {"test": 10_000}, IMAGENET_TERMS, "Liang et al. 2018",
+        "TinyImageNet-r", 1, 32, {"test": 10_000}, IMAGENET_TERMS, "Liang et al. 2018 (ODIN)",
         archive=File("Imagenet_resize.tar.gz", "0f9ff11d45babf2eff5fe12281d1ac31",
                      "https://www.dropbox.com/s/raw/kp3my3412u5k9rl/Imagenet_resize.tar.gz", read_in=POOD),
         inside={"test": ""}, layouts={"test": ("Imagenet_resize",)},
     ),
     "lsun_resize": DataSet(
-        "LSUN-resize (ODIN)", 1, 32, {"test": 10_000}, "none stated", "Liang et al. 2018",
+        "LSUN-r", 1, 32, {"test": 10_000}, "none stated", "Liang et al. 2018 (ODIN)",
         archive=File("LSUN_resize.tar.gz", "278b7b31c8cb7e804a1465a8ce03a2dc",
                      "https://www.dropbox.com/s/raw/moqh2wh8696c3yl/LSUN_resize.tar.gz", read_in=POOD),
         inside={"test": ""}, layouts={"test": ("LSUN_resize",)},
     ),
     "textures": DataSet(
-        "Textures (DTD)", 47, 0, {"test": 5_640}, "research", "Cimpoi et al. 2014",
+        "Textures", 47, 0, {"test": 5_640}, "research", "Cimpoi et al. 2014 (DTD)",
         archive=File("dtd-r1.0.1.tar.gz", "fff73e5086ae6bdbea199a49dfb8a4c1",
                      "https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz", 625_239_812),
         inside={"test": "dtd/images"},
@@ -164,7 +164,7 @@ CATALOG = {
         sizes=(28, 32), folders=True,
     ),
     "places365": DataSet(
-        "Places365, validation", 365, 0, {"test": 36_500}, "non-commercial research and education", "Zhou et al. 2018",
+        "Places365", 365, 0, {"test": 36_500}, "non-commercial research and education", "Zhou et al. 2018",
         archive=File("val_256.tar", "e27b17d8d44f4af9a78502beb927f808",
                      "http://data.csail.mit.edu/places/places365/val_256.tar", 525_158_400),
         inside={"test": "val_256"}, layouts={"test": ("val_256", "images_classic/places365", "places365", "places")},
@@ -201,7 +201,7 @@ CATALOG = {
         inside={"test": "imagenet-o"}, layouts={"test": ("imagenet-o",)},
     ),
     "inaturalist": DataSet(
-        "iNaturalist, OOD subset", 1, 0, {"test": 10_000}, "iNaturalist 2017's: non-commercial research and education",
+        "iNaturalist", 1, 0, {"test": 10_000}, "iNaturalist 2017's: non-commercial research and education",
         "Huang and Li 2021 (MOS)", folders=True,
         archive=File("iNaturalist.tar.gz", "5be6ea8aa027d7b631916427b32cb335",
                      "http://pages.cs.wisc.edu/~huangrui/imagenet_ood_dataset/iNaturalist.tar.gz", read_in=DETECTORS),

@@ -123,5 +123,5 @@ def bring_lists(mirrors, data_dir):
             if source.is_file() and not (target / path).exists():
                 write_text(target / path, source.read_text())
     there = sum((target / path).exists() for path in wanted)
-    ours = "" if there == len(wanted) else "; where they are missing, splits are ours (data/openood.py)"
+    ours = "" if there == len(wanted) else "; without a list, our own splits are used, see data/openood.py"
     print(f"OpenOOD's lists: {there} of {len(wanted)} in {target}{ours}")

@@ -27,6 +27,7 @@ data/downloads/, whole, or as .part to go on from; it may be deleted when sets a
 """
 import argparse
 import json
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -82,7 +83,7 @@ def main():
     if args.dry_run:
         return
 
-    if any(name in OPENOOD for name in names):
+    if any(name in OPENOOD for name in names) and args.benchmark != ["dismax"]:
         bring_lists(mirrors, args.data_dir)
 
     def work(name):
@@ -90,7 +91,11 @@ def main():
         return prepare(name, args.data_dir, mirrors, args.fresh, may_download)
 
     with ThreadPoolExecutor(args.jobs) as pool:
-        whole = dict(zip(names, pool.map(work, names)))
+        try:
+            whole = dict(zip(names, pool.map(work, names)))
+        except KeyboardInterrupt:
+            print("\nStopped. What has come is kept: the same command goes on from there", file=sys.stderr, flush=True)
+            os._exit(130)  # at once, whatever a server is doing; no file is ever half there
     incomplete = [name for name in names if not whole[name]]
     if incomplete:
         print(f"\nNot complete: {', '.join(incomplete)}. Everything else works; tables show what is missing.")

@@ -60,10 +60,10 @@ class Search:
         yield from sorted(parts, key=len, reverse=True)
 
     def attempt(self, step, *arguments):
-        """What the step returns; None when it fails with a UserError, which joins the problems."""
+        """What the step returns; None when it fails, and then the problems have one more."""
         try:
             return step(*arguments)
-        except UserError as error:
+        except (UserError, OSError) as error:
             if str(error) not in self.problems:
                 self.problems.append(str(error))
         return None

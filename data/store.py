@@ -78,7 +78,7 @@ def _lies_there(folder, split, record):
 
 def is_partial(record, expected):
     """Unverified and fewer images than the set has."""
-    return not record["verified"] and record["images"] < expected
+    return not record.get("verified") and record.get("images", 0) < expected
 
 
 def verify(name, data_dir):

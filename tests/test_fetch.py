@@ -1,6 +1,9 @@
 """Downloads from a real server on loopback that cuts, stalls, forgets ranges and lies; and mirrors with an address."""
 import contextlib
 import http.server
+import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -8,7 +11,7 @@ from hashlib import md5
 
 import numpy as np
 import pytest
-from conftest import put
+from conftest import ROOT, put
 from test_prepare import cifar_batches
 
 from data import fetch, loaders, prepare
@@ -265,3 +268,21 @@ def test_sets_side_by_side(server, tmp_path, official, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "Not complete: svhn. Everything else works" in said and "246 MB, http://ufldl" in said
     assert all(loaders.available(name, "test", tmp_path) for name in ("cifar10", "cifar100", "digits"))
+
+
+def test_ctrl_c_stops_at_once_and_the_next_call_goes_on(server, tmp_path):
+    """With the patience of real life, and a server that has fallen silent."""
+    server.files["/train_32x32.mat"], server.faults["/train_32x32.mat"] = CONTENT, ["stall"]
+    words = [sys.executable, ROOT / "data/prepare.py", "svhn", "--mirror", server.url, "--data-dir", tmp_path]
+    running = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    part = tmp_path / "downloads/train_32x32.mat.part"
+    for _ in range(200):
+        if part.exists() and part.stat().st_size == 150_000:
+            break
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=5)
+    assert running.returncode == 130 and "Stopped. What has come is kept" in said and "Traceback" not in said
+    assert part.stat().st_size == 150_000
+    fetch.fetch(f"{server.url}/train_32x32.mat", part.with_suffix(""), MD5)
+    assert server.asked[-1] == ("/train_32x32.mat", "bytes=150000-")
