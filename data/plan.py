@@ -99,10 +99,13 @@ def print_plan(names, mirrors, data_dir, unasked, fresh):
         disk = in_words(disk_size(name)).replace("size not published", "?")
         print(f"{name:20} {images:9,}  {download:>12}  {disk:>8}  {' + '.join(sources)}")
         print(f"{'':20} {CATALOG[name].terms}; cite {CATALOG[name].cite}")
-    to_download = sum(download_size(name) for name, sources in rows if any(s.startswith("http") for s in sources))
+    fetched = [name for name, sources in rows if any(source.startswith("http") for source in sources)]
+    to_download = sum(download_size(name) for name in fetched)
     place = data_dir
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    total = f"at most {in_words(to_download)} and what is marked ?" if to_download else "nothing"
+    unknown = any(not download_size(name) for name in fetched)
+    parts = [f"at most {in_words(to_download)}"] if to_download else []
+    total = " and ".join([*parts, *["what is marked ?"] * unknown]) or "nothing"
     print(f"To download: {total}; free in {data_dir}: {in_words(free)}\n")

@@ -41,7 +41,7 @@ from data.embedded import MAKERS
 from data.imglists import bring_lists
 from data.plan import print_plan, too_large_to_start_unasked, where_to_get
 from data.sources import Found, Search
-from data.store import is_partial, ready_splits, store, verify
+from data.store import is_partial, is_same, ready_splits, store, verify
 from files import UserError, write_text
 
 _one_at_a_time = Lock()  # downloads run side by side, conversions do not: memory stays bounded
@@ -130,8 +130,7 @@ def prepare_splits(search, folder, fresh, lines):
     for split in missing:
         made_here = [Found(made[split], "made from scikit-learn's files", True)] if split in made else ()
         for found in made_here or search.candidates(split):
-            same = split in ready and (ready[split]["source"], ready[split]["images"]) == (found.source, len(found))
-            if same and not fresh:
+            if split in ready and not fresh and is_same(ready[split], found):
                 break  # the same part of it as before
             with _one_at_a_time:
                 record = search.attempt(store, found, folder, split, name)
@@ -177,11 +176,11 @@ def look_at_imagenet(data_dir, mirrors, lines):
     name, whole = "imagenet1k", True
     for split in CATALOG[name].counts:
         folder = image_folder(name, split, data_dir)
-        if not folder.exists():
-            search = Search(name, mirrors, data_dir / "downloads")
-            for found in search.unofficial_folders(split)[:1]:
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                folder.symlink_to(found.resolve(), target_is_directory=True)
+        found = Search(name, mirrors, data_dir / "downloads").unofficial_folders(split)
+        if found and not folder.exists() and not os.environ.get("IMAGENET_DIR"):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.unlink(missing_ok=True)  # a link to a mirror that has gone
+            folder.symlink_to(found[0].resolve(), target_is_directory=True)
         classes = len([f for f in folder.iterdir() if f.is_dir()]) if folder.is_dir() else 0
         flat = bool(folder.is_dir() and not classes and any(folder.iterdir()))
         there = f"{classes} class folders in {folder}, unverified" if classes else f"files in {folder}, unverified"

@@ -66,7 +66,12 @@ def labels_of(name, split, data_dir, like=None):
 
 
 def _read(name, split, data_dir, like, *keys):
-    path = array_file(name, split, data_dir, CATALOG[like].size if like else (*CATALOG[name].sizes, 0)[0])
+    sizes = CATALOG[name].sizes
+    size = CATALOG[like].size if like else (*sizes, 0)[0]
+    if like and not CATALOG[name].size and size not in sizes:
+        raise UserError(f"{name} is not prepared for networks of {size} pixels, but for those of "
+                        f"{', '.join(map(str, sizes)) or 'ImageNet'}")
+    path = array_file(name, split, data_dir, size)
     try:
         with np.load(path) as content:
             return tuple(content[key] for key in keys)

@@ -52,7 +52,7 @@ def content_of(images, labels):
 
 def store_folder(found, target, folder, title):
     """Pictures of a mirror's folder are linked, those of an archive unpacked. UserError if somebody's own are there."""
-    if target.is_dir() and not target.is_symlink() and "folder" not in ready_splits(folder).get(target.name, {}):
+    if target.is_dir() and not target.is_symlink() and "folder" not in _recorded(folder).get(target.name, {}):
         raise UserError(f"{target} is there already and was not made by prepare.py: it stays as it is")
     linked = isinstance(found.content, pictures.FolderPictures)
     digest = (pictures.link if linked else pictures.unpack)(found.content, target, *([] if linked else [title]))
@@ -61,11 +61,14 @@ def store_folder(found, target, folder, title):
 
 def ready_splits(folder):
     """The splits that the manifest lists and whose files lie there in full length."""
+    return {split: record for split, record in _recorded(folder).items() if _lies_there(folder, split, record)}
+
+
+def _recorded(folder):
     try:
-        splits = json.loads((folder / "manifest.json").read_text())["splits"]
+        return json.loads((folder / "manifest.json").read_text())["splits"]
     except (FileNotFoundError, ValueError, KeyError):
         return {}
-    return {split: record for split, record in splits.items() if _lies_there(folder, split, record)}
 
 
 def _lies_there(folder, split, record):
@@ -79,6 +82,11 @@ def _lies_there(folder, split, record):
 def is_partial(record, expected):
     """Unverified and fewer images than the set has."""
     return not record.get("verified") and record.get("images", 0) < expected
+
+
+def is_same(record, found):
+    """Whether a split was prepared from just this."""
+    return (record["source"], record["images"] + len(record.get("left_out", []))) == (found.source, len(found))
 
 
 def verify(name, data_dir):

@@ -178,6 +178,8 @@ def test_a_mirrors_folders_are_linked_and_never_touched(tmp_path, official, monk
         assert (data / name / "test").resolve().is_relative_to(tree)
         shown = loaders.open_set(name, "test", data, CPU, "imagenet1k")
         assert len(shown) == images
+    with pytest.raises(UserError, match="ninco is not prepared for networks of 32 pixels, but for those of ImageNet"):
+        loaders.open_set("ninco", "test", data, CPU, "cifar10")
     assert loaders.names_of("inaturalist", "test", data, "imagenet1k") == [f"images/{k}.jpg" for k in range(3)]
 
     kept = (data / "textures/test_32.npz").stat().st_mtime_ns
@@ -188,6 +190,17 @@ def test_a_mirrors_folders_are_linked_and_never_touched(tmp_path, official, monk
     assert prepare.prepare("textures", data, [tree, tmp_path / "archives"])
     assert not (data / "textures/test").is_symlink() and before == {p: p.stat().st_mtime_ns for p in tree.rglob("*")}
     assert "4 images: official files, MD5 verified" in capsys.readouterr().out
+
+
+def test_a_part_with_an_unreadable_picture_is_not_made_again(tmp_path, capsys):
+    put(tmp_path / "mirror/places365", {f"a/{k:03}.png": image((40, 40), format="PNG") for k in range(150)})
+    (tmp_path / "mirror/places365/a/003.png").write_bytes(b"")
+    prepare.prepare("places365", tmp_path / "data", [tmp_path / "mirror"])
+    said = capsys.readouterr().out
+    assert "149 of 36500 images, unverified" in said and "left out, unreadable: a/003.png" in said
+    made = (tmp_path / "data/places365/test_32.npz").stat().st_mtime_ns
+    prepare.prepare("places365", tmp_path / "data", [tmp_path / "mirror"])
+    assert (tmp_path / "data/places365/test_32.npz").stat().st_mtime_ns == made
 
 
 def test_pictures_that_people_placed_themselves_stay(tmp_path, official, capsys):
@@ -209,8 +222,11 @@ def test_imagenet_is_linked_where_a_mirror_has_it(tmp_path, monkeypatch, capsys)
         put(tmp_path / "mirror/imagenet" / split, {"n01/a.JPEG": image((30, 30)), "n02/b.JPEG": image((30, 30))})
     assert prepare.prepare("imagenet1k", tmp_path / "data", [tmp_path / "mirror"])
     assert "2 class folders in" in capsys.readouterr().out and (tmp_path / "data/imagenet1k/val").is_symlink()
+    (tmp_path / "mirror").rename(tmp_path / "moved")
+    assert prepare.prepare("imagenet1k", tmp_path / "data", [tmp_path / "moved"])
     monkeypatch.setenv("IMAGENET_DIR", str(tmp_path / "nowhere"))
-    assert not prepare.prepare("imagenet1k", tmp_path / "data")
+    assert not prepare.prepare("imagenet1k", tmp_path / "data", [tmp_path / "moved"])
+    assert not (tmp_path / "nowhere").exists(), "nothing is written where the user's ImageNet should be"
     assert "set IMAGENET_DIR" in capsys.readouterr().out
 
 
