@@ -100,7 +100,7 @@ def read_runs(results_dir, dataset):
                             for field, c in config["overrides"].items())
         session = config["sessions"][-1]
         rows.append({
-            **config["run"], "changed": changed, "epochs": config["recipe"]["epochs"],
+            **config["run"], "folder": run, "changed": changed, "epochs": config["recipe"]["epochs"],
             **{key: config[key] for key in (
                 "parameters", "last_accuracy", "best_accuracy", "best_epoch", "wall_clock_seconds")},
             **{key: session[key] for key in ("device", "torch", "commit")},
@@ -182,8 +182,10 @@ def sections(dataset, tidy, table):
             for k, (label, texts) in enumerate(lines_of(cells, columns, of_paper)):
                 rows.append(["" if k else method, label, *texts])  # a method is named in its first row only
         done = table[table.model == model]
-        note = (f"{len(done)} runs on {', '.join(sorted(set(done.device)))}; "
-                f"training took {done.wall_clock_seconds.median():.0f} s a run (median).")
+        note = f"{len(done)} runs on {', '.join(sorted(set(done.device)))}"
+        if done.wall_clock_seconds.notna().any():
+            note += f"; training took {done.wall_clock_seconds.median():.0f} s a run (median)"
+        note += "."
         yield MODELS[model], ["method", "", *(c.title for c in columns)], rows, note
 
 

@@ -18,16 +18,16 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 import devices
-import models
 import runs
+from assemble import model_of
 from data.augment import normalise
 from data.catalog import CATALOG
 from data.formats import IMAGE_SUFFIXES
 from data.loaders import resized
 from files import UserError
-from losses import LOSSES
 from metrics.scores import SCORES
 from recipes import SCORES as PUBLISHED_SCORES
+from step import as_ensemble
 
 
 def main():
@@ -43,14 +43,14 @@ def main():
         state = runs.load_state(args.run / "weights.pt")
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing: train the run, then python evaluate.py {args.run}") from error
-    dataset, model_name, loss, _ = config["run"].values()
-    score = args.score or PUBLISHED_SCORES[loss]
+    dataset = config["run"]["dataset"]
+    score = args.score or PUBLISHED_SCORES[config["method"]["head"]]
     thresholds = fitted["thresholds"][score]
     if args.reject not in thresholds:
         raise UserError(f"no threshold for --reject {args.reject}: choose from {', '.join(thresholds)}")
 
     device = devices.choose(args.device)
-    model = models.build(model_name, CATALOG[dataset].classes, LOSSES[loss][0])
+    model = model_of(config)
     model.load_state_dict(state)
     model.to(device, memory_format=torch.channels_last).eval()
 
@@ -59,7 +59,7 @@ def main():
     unread = 0
     for path in image_files(args.images):
         try:
-            logits = logits_of(model, path, CATALOG[dataset], device)  # (1, C)
+            logits = logits_of(model, path, CATALOG[dataset].size, config["recipe"], device)  # (1, C)
         except (OSError, UnidentifiedImageError) as error:
             print(f"detect.py: {path} cannot be read: {error}", file=sys.stderr)
             unread += 1
@@ -80,11 +80,12 @@ def image_files(paths):
 
 
 @torch.inference_mode()
-def logits_of(model, path, data_set, device):
+def logits_of(model, path, size, recipe, device):
+    """The mean of the members' logits."""
     image = np.asarray(Image.open(path).convert("RGB"))[None]  # (1, H, W, 3)
-    pixels = torch.from_numpy(resized(image, data_set.size).transpose(0, 3, 1, 2).copy()).to(device)  # (1, 3, s, s)
-    mean, std = (torch.tensor(values, device=device) for values in (data_set.mean, data_set.std))
-    return model(normalise(pixels, mean, std)).double().cpu()
+    pixels = torch.from_numpy(resized(image, size).transpose(0, 3, 1, 2).copy()).to(device)  # (1, 3, s, s)
+    mean, std = (torch.tensor(recipe[name], device=device) for name in ("mean", "std"))
+    return as_ensemble(model(normalise(pixels, mean, std)).double()).mean(0).cpu()
 
 
 if __name__ == "__main__":

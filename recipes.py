@@ -1,28 +1,58 @@
-"""Every published setting as one readable table: how a data set is trained, and with which losses and networks.
+"""Every published setting of both papers as one readable table: methods, and how a data set is trained with them.
 
 A field of Recipe is also a flag of train.py. What a flag changes is recorded in config.json as an override, and
 analyze.py never puts such a run into a paper's row.
 """
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated
 
 
 @dataclass(frozen=True)
+class Method:
+    """Three choices that combine freely: what each member's head and loss are, how many members there are and what
+    keeps them apart, and whether they see outliers in training."""
+
+    head: str  # a name of losses.LOSSES
+    members: int = 1
+    diversity: str = "none"  # or a name of DIVERSITIES
+    outliers: str = "none"  # or a data set
+
+
+@dataclass(frozen=True)
 class Recipe:
     epochs: Annotated[int, "passes over the training set"]
-    batch_size: Annotated[int, "images a step; the last, smaller batch is kept"]
+    batch_size: Annotated[int, "images a step and member, over all processes; the last, smaller batch is kept"]
     lr: Annotated[float, "learning rate of SGD with Nesterov momentum"]
-    milestones: Annotated[tuple, "epochs after which the learning rate is multiplied by gamma"]
-    gamma: Annotated[float, "factor at each milestone"]
-    momentum: Annotated[float, "Nesterov momentum"]
     weight_decay: Annotated[float, "on every parameter: prototypes, scales, BN and biases too"]
     padding: Annotated[int, "black pixels around an image before the random crop (ImageNet: unused)"]
     flip: Annotated[bool, "mirror half of the training images"]
-    alpha: Annotated[float, "weight of fractional probability regularisation (dismax_fpr only)"] = 1.0
+    mean: Annotated[tuple, "of each channel, for pixels in [0, 1]"]
+    std: Annotated[tuple, "of each channel"]
+    momentum: Annotated[float, "Nesterov momentum"] = 0.9
+    milestones: Annotated[tuple, "epochs after which the learning rate is multiplied by gamma; none: a cosine"] = ()
+    gamma: Annotated[float, "factor at each milestone"] = 0.1
+    final_lr: Annotated[float, "where a cosine from lr, step by step, ends"] = 1e-6
+    micro_batch: Annotated[int, "images a forward pass, process and member; gradients are accumulated. 0: all"] = 0
+    select_on: Annotated[str, "images that weights_best.pt is best on: test, or openood (validation)"] = "test"
+    initial: Annotated[str, "random, or pretrained: torchvision's ImageNet weights"] = "random"
+    alpha: Annotated[float, "weight of fractional probability regularisation (dismax_fpr)"] = 1.0
+    diversity_weight: Annotated[float, "factor of the diversity loss against the members' mean loss"] = 0.0
+    adp_alpha: Annotated[float, "of ADP: weight of the ensemble's entropy"] = 2.0
+    adp_beta: Annotated[float, "of ADP: weight of the log-determinant"] = 0.5
+    per_class: Annotated[int, "of DICE: images a class in class-balanced batches; 0: shuffled batches"] = 0
+    ramp_epochs: Annotated[int, "of DICE: epochs in which the weight grows from 0"] = 0
+    discriminator_lr: Annotated[float, "of DICE: learning rate of its discriminator (RMSprop)"] = 0.0
+    clip: Annotated[float, "largest norm of all gradients; 0: not clipped"] = 0.0
+    outlier_weight: Annotated[float, "factor of the outlier-exposure loss"] = 0.0
+    outlier_batch: Annotated[int, "outlier images a step, over all processes"] = 0
 
-    def lr_at(self, epoch):
-        """The learning rate of an epoch, counted from 1."""
-        return round(self.lr * self.gamma ** sum(epoch > milestone for milestone in self.milestones), 12)
+    def lr_at(self, epoch, step=0, steps=1):
+        """The learning rate of a step, counted from 0, of an epoch of so many steps, counted from 1."""
+        if self.milestones:
+            return round(self.lr * self.gamma ** sum(epoch > milestone for milestone in self.milestones), 12)
+        done = ((epoch - 1) * steps + step) / (self.epochs * steps)
+        return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * done)) / 2
 
     def changed(self, **flags):
         """A copy with the flags that are not None."""
@@ -38,31 +68,104 @@ class Recipe:
         return {name: (own[name], others[name]) for name in own if own[name] != others[name]}
 
 
-# DisMax (arXiv 2205.05874): the repository's main.py and run scripts; the same for all five losses
-CIFAR = Recipe(
-    epochs=300, batch_size=64, lr=0.1, milestones=(150, 200, 250), gamma=0.1, momentum=0.9, weight_decay=1e-4,
-    padding=4, flip=True,
+DISMAX = {name: Method(name) for name in ("softmax", "isomax", "isomaxplus", "dismax", "dismax_fpr")}
+DIVERSITIES = ("none", "ncl", "adp", "dice", "gradcam", "input_gradient")
+SHARED_BATCH = ("ncl", "adp", "dice")  # all members train on the same images, and these losses are computed on them
+SDDE = {
+    "de": Method("softmax", 5), **{name: Method("softmax", 5, name) for name in DIVERSITIES[1:]},
+    "oe": Method("softmax", 5, "none", "default"), "gradcam_oe": Method("softmax", 5, "gradcam", "default"),
+}
+METHODS = {**DISMAX, **SDDE}
+OUTLIERS_SHOWN = {  # "default": what SDDE's outlier exposure shows while it learns a data set
+    "cifar10": "tinyimagenet_597", "cifar100": "tinyimagenet_597", "imagenet200": "imagenet800",
+    "digits": "photo_patches",
+}
+
+
+# ---- DisMax (arXiv 2205.05874): the repository's main.py and run scripts; the same for all five losses ----
+
+HALF = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+IMAGENET_STATISTICS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+DISMAX_CIFAR10 = Recipe(
+    epochs=300, batch_size=64, lr=0.1, milestones=(150, 200, 250), weight_decay=1e-4, padding=4, flip=True,
+    mean=(0.491, 0.482, 0.446), std=(0.247, 0.243, 0.261),
 )
-IMAGENET = Recipe(
-    epochs=90, batch_size=256, lr=0.1, milestones=(30, 60), gamma=0.1, momentum=0.9, weight_decay=1e-4,
-    padding=0, flip=True,
+DISMAX_IMAGENET = Recipe(
+    epochs=90, batch_size=256, lr=0.1, milestones=(30, 60), weight_decay=1e-4, padding=0, flip=True,
+    **IMAGENET_STATISTICS,
 )
 # ours, in no paper: small sets on which everything can be seen to work
 DIGITS = Recipe(
-    epochs=20, batch_size=64, lr=0.02, milestones=(10, 15), gamma=0.1, momentum=0.9, weight_decay=5e-4,
-    padding=2, flip=False,
+    epochs=20, batch_size=64, lr=0.02, milestones=(10, 15), weight_decay=5e-4, padding=2, flip=False, **HALF,
+    diversity_weight=0.1, adp_alpha=2.0, adp_beta=0.5, outlier_weight=0.5, outlier_batch=64,
 )
-MNIST = Recipe(
-    epochs=20, batch_size=128, lr=0.02, milestones=(10, 15), gamma=0.1, momentum=0.9, weight_decay=5e-4,
-    padding=2, flip=False,
+MNIST = replace(DIGITS, batch_size=128, outlier_weight=0.0, outlier_batch=0)
+
+# ---- SDDE (arXiv 2305.11616): the released scripts and configs ----
+
+SDDE_CIFAR10 = Recipe(
+    epochs=100, batch_size=128, lr=0.1, weight_decay=5e-4, padding=4, flip=True, select_on="openood",
+    mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616),
 )
+SDDE_MNIST = replace(SDDE_CIFAR10, epochs=50, **HALF)
+SDDE_IMAGENET = replace(  # from one pretrained network; 4 processes × 32 images × 4 micro-batches
+    SDDE_CIFAR10, epochs=30, batch_size=512, micro_batch=32, lr=1e-3, padding=0, initial="pretrained",
+    **IMAGENET_STATISTICS,
+)
+SDDE_IMAGENET200 = replace(SDDE_IMAGENET, epochs=90, batch_size=256, lr=0.1, initial="random")  # 8 processes × 32
 
 RECIPES = {
-    "cifar10": CIFAR, "cifar100": CIFAR, "imagenet1k": IMAGENET,
-    "digits": DIGITS, "mnist": MNIST, "fashion_mnist": MNIST,
+    "dismax": {
+        "cifar10": DISMAX_CIFAR10,
+        "cifar100": replace(DISMAX_CIFAR10, mean=(0.507, 0.486, 0.440), std=(0.267, 0.256, 0.276)),
+        "imagenet1k": DISMAX_IMAGENET, "digits": DIGITS, "mnist": MNIST, "fashion_mnist": MNIST,
+    },
+    "sdde": {
+        "cifar10": SDDE_CIFAR10,
+        "cifar100": replace(SDDE_CIFAR10, mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761)),
+        "mnist": SDDE_MNIST, "imagenet1k": SDDE_IMAGENET, "imagenet200": SDDE_IMAGENET200, "digits": DIGITS,
+    },
 }
+DATASETS = tuple(dict.fromkeys([*RECIPES["dismax"], *RECIPES["sdde"]]))
+WEIGHTS = {"ncl": 0.1, "adp": 0.1, "dice": 0.2, "gradcam": 0.005, "input_gradient": 0.1}  # input_gradient: ours
 
-# what the paper trained: data set → networks, each with every loss, for so many seeds
+
+def recipe_of(dataset, method):
+    """The recipe of a method of METHODS on a data set; KeyError when neither paper nor we have one."""
+    name, method = method, METHODS[method]
+    recipe = RECIPES["dismax" if name in DISMAX else "sdde"][dataset]
+    return with_choices(recipe, dataset, method)
+
+
+def with_choices(recipe, dataset, method):
+    """The recipe with the published settings of the method's diversity loss and of its outliers."""
+    if dataset == "imagenet1k" and method.diversity == "none" and method.members > 1:
+        recipe = replace(recipe, micro_batch=16)
+    if method.diversity != "none":
+        weight = 0.1 if method.diversity == "gradcam" and dataset in ("mnist", "digits") else WEIGHTS[method.diversity]
+        recipe = replace(recipe, diversity_weight=weight)
+    if method.diversity == "dice":
+        recipe = replace(
+            recipe, per_class=2 if dataset in ("cifar100", "imagenet1k") else 16, ramp_epochs=20, clip=1.0,
+            discriminator_lr=1e-3 if dataset == "mnist" else 1e-5)
+        if dataset == "imagenet1k":
+            recipe = replace(recipe, epochs=100)
+    if method.outliers != "none":
+        recipe = replace(recipe, outlier_weight=0.5, outlier_batch=recipe.outlier_batch or 256)
+    return recipe
+
+
+def label_of(name, method):
+    """What a run's folder is called: the method's name, or head-members-diversity[-outliers] where flags changed it."""
+    if method == METHODS[name]:
+        return name
+    named = [other for other, published in METHODS.items() if published == method]
+    words = [method.head, str(method.members), method.diversity] + [method.outliers] * (method.outliers != "none")
+    return named[0] if named else "-".join(words)
+
+
+# ---- what the papers trained, and which score their columns read ----
+
 PUBLISHED = {
     "cifar10": ("densenetbc100", "resnet34", "wideresnet2810"),
     "cifar100": ("densenetbc100", "resnet34", "wideresnet2810"),
@@ -74,7 +177,7 @@ SCORES = {"softmax": "MPS", "isomax": "ES", "isomaxplus": "MDS", "dismax": "MMLE
 
 
 def published_score(dataset, loss, group):
-    """The score that the paper's column for this group of outliers reads.
+    """The score that the DisMax paper's column for this group of outliers reads.
 
     DisMax's repository writes MMLES and MPS and the paper does not say which fills which column: MPS for near outliers
     and MMLES for the others is what its notes imply. For ImageNet-O it states MMLES.

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 import figures
-import runs
 from data.catalog import OUTLIERS
 from files import write_text
 from metrics.calibration import cross_fitted_logits, probabilities_of
@@ -44,7 +43,7 @@ def pictures(results_dir, dataset, model, chosen, names, titles):
     """Draw one network's figures: the first seed's logits (last epoch), every seed's log. Yields their paths."""
     histograms, reliability, curves = {}, {}, {}
     for loss in (loss for loss in names if loss in set(chosen.loss)):
-        folders = [runs.folder(results_dir, dataset, model, loss, seed) for seed in chosen[chosen.loss == loss].seed]
+        folders = list(chosen[chosen.loss == loss].folder)
         logits, labels = saved_logits(folders[0], dataset)
         score = PUBLISHED_SCORES[loss]
         scored = {name: SCORES[score](torch.from_numpy(z)).numpy() for name, z in logits.items()}

@@ -34,7 +34,7 @@ def run(device, quick):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8)  # what is in them changes no time
     labels = rng.integers(0, 10, 50_000)
-    resident = ResidentImages(images, labels, device, CATALOG["cifar10"])
+    resident = ResidentImages(images, labels, device, 32, (CATALOG["cifar10"].mean, CATALOG["cifar10"].std))
     few = 5_000 if quick else 10_000
     epochs = iter(range(1, 1000))
 

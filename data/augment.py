@@ -1,5 +1,4 @@
 """Crop, flip and normalise whole batches of uint8 images where they lie."""
-import numpy as np
 import torch
 
 
@@ -32,8 +31,3 @@ def normalise(images, mean, std):
     """
     mean, std = mean.view(3, 1, 1) * 255, std.view(3, 1, 1) * 255
     return torch.sub(images, mean).mul_(1 / std)
-
-
-def epoch_seed(seed, epoch):
-    """A well-mixed 64-bit number from (seed, epoch)."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])

@@ -92,12 +92,17 @@ def read_corrupted(name, corruption, severity, data_dir):
                         ) from error
 
 
-def open_corrupted(name, corruption, severity, data_dir, device):
-    """The ResidentImages of one corruption in one severity, normalised as the set that it is made from."""
+def open_corrupted(name, corruption, severity, data_dir, device, statistics=None):
+    """The ResidentImages of one corruption in one severity.
+
+    Args:
+        statistics: (mean, std) of each channel, for pixels in [0, 1]; by default of the set that it is made from.
+    """
     from data.loaders import ResidentImages  # here, because the rest needs no torch
 
-    clean = next(inside for inside, corrupted in CORRUPTED.items() if corrupted == name)
-    return ResidentImages(*read_corrupted(name, corruption, severity, data_dir), device, CATALOG[clean])
+    clean = next(CATALOG[inside] for inside, corrupted in CORRUPTED.items() if corrupted == name)
+    images, labels = read_corrupted(name, corruption, severity, data_dir)
+    return ResidentImages(images, labels, device, clean.size, statistics or (clean.mean, clean.std))
 
 
 def digest_of(name, corruption, severity, data_dir):

@@ -210,10 +210,17 @@ def _alone(target):
     while True:
         with open(lock, "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if not lock.exists() or not os.path.samestat(lock.stat(), os.fstat(file.fileno())):
-                continue  # the one before us has taken it away
+            if not _leads_to(lock, file):
+                continue  # the one before us has taken it away: make another
             try:
                 yield
             finally:
                 lock.unlink(missing_ok=True)
             return
+
+
+def _leads_to(path, file):
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False

@@ -1,45 +1,123 @@
-"""ImageNet and its like: JPEG files in class folders, through worker processes."""
+"""ImageNet and its like: image files through worker processes, each image's crop a function of (seed, epoch, image).
+
+So a run is the same run with any number of workers, on any number of processes, and when it is taken up again.
+"""
 import os
+import sys
 
 import torch
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
+from torch.utils.data import DataLoader
 
 from files import UserError
 
 from . import augment
+from .crops import Crops, as_lists, as_tensors, finished
+from .image_files import labelled_files
+from .order import class_balanced, generator_of, share, shuffled
 
 
 class FolderImages:
-    """<class>/<image> through a DataLoader: RandomResizedCrop and flip to train, resize and centre crop to test."""
+    """RandomResizedCrop and flip to train; resize the shorter side to size/0.875 and centre crop to test.
 
-    def __init__(self, root, device, like, advice):
-        try:
-            self.files = ImageFolder(root)
-        except FileNotFoundError as error:
-            raise UserError(f"{root} holds no class folders. {advice}") from error
-        self.size, self.device = like.size, device
-        self.mean, self.std = torch.tensor(like.mean, device=device), torch.tensor(like.std, device=device)
+    Args:
+        root: see image_files.labelled_files.
+        size, statistics: pixels a side, and (mean, std) of each channel for pixels in [0, 1].
+        classes: names of the classes in the order of their numbers, from another split; None: the folders' own.
+        on_bad_image: of a file that cannot be read: "stop" raises UserError, "skip" names it on standard error and
+            goes on, in training with the next readable file in its place, in testing without it.
+        decode: "cpu" in the workers by Pillow; "device": by torchvision where the batch lies (nvJPEG on a GPU), with
+            crops and resizing there too. The pixels differ by rounding, the crops do not.
+        workers: processes that read; None: as many as cores, at most 16.
+
+    `bad` lists the files that could not be read so far, `converted` those that were CMYK (made RGB, as always).
+    """
+
+    def __init__(self, root, device, size, statistics, advice="", classes=None, on_bad_image="stop", decode="cpu",
+                 workers=None):
+        self.files, labels, self.classes = labelled_files(root, classes, advice)
+        self.labels = torch.tensor(labels)
+        self.size, self.device = size, device
+        self.mean, self.std = (torch.tensor(values, device=device) for values in statistics)  # (3) each
+        self.on_bad_image, self.decode = on_bad_image, decode
+        self.workers = min(os.cpu_count(), 16) if workers is None else workers
+        self.bad, self.converted = {}, set()
 
     def __len__(self):
         return len(self.files)
 
-    def train_batches(self, batch_size, seed, epoch, padding, flip, start=0):
-        generator = torch.Generator().manual_seed(augment.epoch_seed(seed, epoch))
-        order = torch.randperm(len(self), generator=generator)[start * batch_size :].tolist()
-        transform = v2.Compose([v2.RandomResizedCrop(self.size), v2.RandomHorizontalFlip(0.5 if flip else 0)])
-        yield from self._batches(transform, batch_size, order, generator)
+    def steps(self, batch_size, per_class=0):
+        return len(self) // batch_size if per_class else -(-len(self) // batch_size)
 
-    def eval_batches(self, batch_size=250):
-        transform = v2.Compose([v2.Resize(int(self.size / 0.875)), v2.CenterCrop(self.size)])
-        yield from self._batches(transform, batch_size, range(len(self)))
+    def train_batches(self, batch_size, seed, epoch, padding, flip, start=0, members=1, per_class=0, shard=(0, 1)):
+        """As ResidentImages.train_batches; `padding` has no use here."""
+        keys = []  # of each member: (n, 2) of image and member
+        for member in range(members):
+            generator = generator_of(seed, epoch, member if members > 1 else None)
+            order = class_balanced(self.labels, batch_size, per_class, generator) if per_class else shuffled(
+                len(self), generator)
+            keys.append(torch.stack([order, torch.full_like(order, member)], 1).tolist())
+        batches = []
+        for first in range(start * batch_size, len(keys[0]), batch_size):
+            part = share(len(keys[0][first : first + batch_size]), shard)
+            batches.append([key for k in keys for key in k[first : first + batch_size][part]])
+        for images, labels in self._batches(self._crops((seed, epoch), flip), batches):
+            if members > 1:
+                images, labels = images.unflatten(0, (members, -1)), labels.unflatten(0, (members, -1))  # (N, B, …)
+            yield images, labels
 
-    def _batches(self, transform, batch_size, order, generator=None):
-        self.files.transform = v2.Compose([transform, v2.PILToTensor()])  # uint8 (3, H, W): a quarter of the traffic
-        loader = torch.utils.data.DataLoader(
-            self.files, batch_size, sampler=order, generator=generator, num_workers=min(os.cpu_count(), 16),
-            pin_memory=self.device.type == "cuda",
-        )
-        for images, labels in loader:
-            images = images.to(self.device, non_blocking=True)
-            yield augment.normalise(images, self.mean, self.std), labels.to(self.device, non_blocking=True)
+    def eval_batches(self, batch_size=250, shard=(0, 1)):
+        indices = range(len(self))[share(len(self), shard)]
+        batches = [[(i, 0) for i in indices[k : k + batch_size]] for k in range(0, len(indices), batch_size)]
+        yield from self._batches(self._crops(), batches)
+
+    def _crops(self, chance=None, flip=False):
+        return Crops(self.files, self.labels, self.size, chance, flip, whole=self.decode == "cpu")
+
+    def _batches(self, crops, batches):
+        on_gpu = self.device.type == "cuda"
+        loader = DataLoader(
+            crops, batch_sampler=batches, num_workers=self.workers, pin_memory=on_gpu and self.decode == "cpu",
+            collate_fn=as_lists if self.decode == "device" else as_tensors,
+            prefetch_factor=4 if self.workers else None)
+        for images, labels in ahead(self._noted(loader), self.device):
+            if not len(labels):  # of a batch smaller than the number of processes, or of unreadable files only
+                images = torch.empty(0, 3, self.size, self.size, dtype=torch.uint8, device=self.device)
+            elif self.decode == "device":
+                images = finished(images, self.size, self.device)
+            yield augment.normalise(images, self.mean, self.std), labels
+
+    def _noted(self, loader):
+        """The batches of a loader, without what it reports of bad and of CMYK files."""
+        for images, labels, bad, converted in loader:
+            self.converted.update(converted)
+            for file, error in bad:
+                if self.on_bad_image == "stop":
+                    raise UserError(f"{file} cannot be read ({error}). Replace it, or go on without such files: "
+                                    "--on-bad-image skip")
+                if file not in self.bad:
+                    print(f"skipped {file}: {error}", file=sys.stderr)
+                self.bad[file] = error
+            yield images, labels
+
+
+def ahead(batches, device):
+    """(images, labels) on the device; on a GPU the next batch is copied while the caller works on this one.
+
+    Images that are still encoded (a list) stay where they are.
+    """
+    if device.type != "cuda":
+        yield from ((x if isinstance(x, list) else x.to(device), y.to(device)) for x, y in batches)
+        return
+    stream, coming = torch.cuda.Stream(device), None
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            copied = [part if isinstance(part, list) else part.to(device, non_blocking=True) for part in batch]
+        if coming is not None:
+            yield coming
+        torch.cuda.current_stream(device).wait_stream(stream)
+        for part in copied:
+            if not isinstance(part, list):
+                part.record_stream(torch.cuda.current_stream(device))
+        coming = copied
+    if coming is not None:
+        yield coming

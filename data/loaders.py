@@ -5,26 +5,32 @@ from PIL import Image
 
 from . import augment
 from .catalog import CATALOG, how_to_get, image_folder
+from .order import class_balanced, generator_of, share, shuffled
 from .pictures import fitted
-from .prepared import available, digest_of, labels_of, names_of, read_split
+from .prepared import available, digest_of, labels_of, names_of, read_split, training_classes
 
 __all__ = ["ResidentImages", "available", "digest_of", "labels_of", "names_of", "open_set", "read_split", "resized"]
 
 
-def open_set(name, split, data_dir, device, like=None):
+def open_set(name, split, data_dir, device, like=None, statistics=None, **reading):
     """A ResidentImages, or FolderImages for ImageNet and its outliers: both know __len__, train_batches, eval_batches.
 
     Args:
-        like: the in-distribution set whose image size and normalisation an outlier set gets; default `name`.
+        like: the in-distribution set whose image size, and statistics by default, an outlier set gets; default `name`.
+        statistics: (mean, std) of each channel, for pixels in [0, 1].
+        reading: how FolderImages reads (on_bad_image, decode, workers); of no use to the others.
 
     UserError, with the command to type, when the split is not there or is damaged.
     """
-    like = like or name
-    if CATALOG[like].folders:
+    like_name, like = like or name, CATALOG[like or name]
+    statistics = statistics or (like.mean, like.std)
+    if like.folders:
         from .folder_images import FolderImages  # here, because importing torchvision takes longer than a demo run
 
-        return FolderImages(image_folder(name, split, data_dir), device, CATALOG[like], how_to_get(name, data_dir))
-    return ResidentImages(*read_split(name, split, data_dir, like), device, CATALOG[like])
+        return FolderImages(
+            image_folder(name, split, data_dir), device, like.size, statistics, advice=how_to_get(name, data_dir),
+            classes=training_classes(name, split, data_dir), **reading)
+    return ResidentImages(*read_split(name, split, data_dir, like_name), device, like.size, statistics)
 
 
 class ResidentImages:
@@ -34,38 +40,59 @@ class ResidentImages:
     up in the middle of an epoch, or on another device, sees the same crops in the same order.
     """
 
-    def __init__(self, images, labels, device, like):
-        images = resized(images, like.size)
+    def __init__(self, images, labels, device, size, statistics):
+        images = resized(images, size)
         # a copy of its own in the order that convolutions read: (n, C, H, W)
         self.images = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(device)
         self.labels = torch.from_numpy(labels).to(device)
-        self.size = like.size
-        self.mean, self.std = torch.tensor(like.mean, device=device), torch.tensor(like.std, device=device)
+        self.size = size
+        self.mean, self.std = (torch.tensor(values, device=device) for values in statistics)  # (3) each
         self._padded = None, None  # (padding, images), made at the first training batch
 
     def __len__(self):
         return len(self.labels)
 
-    def train_batches(self, batch_size, seed, epoch, padding, flip, start=0):
-        """Yields (inputs (B, 3, H, W) float32, targets (B)) from batch `start` on; the last batch may be smaller."""
+    def steps(self, batch_size, per_class=0):
+        """Batches an epoch."""
+        return len(self) // batch_size if per_class else -(-len(self) // batch_size)
+
+    def train_batches(self, batch_size, seed, epoch, padding, flip, start=0, members=1, per_class=0, shard=(0, 1)):
+        """Yields (inputs (B, 3, H, W) float32, targets (B)) from batch `start` on; the last batch may be smaller.
+
+        Args:
+            members: with N > 1 every member gets batches of its own: (N, B, 3, H, W) and (N, B).
+            per_class: with K > 0 class-balanced batches, see order.class_balanced.
+            shard: (k, n), process k of n gets its part of every batch, which may be empty.
+        """
         if self._padded[0] != padding:
             self._padded = padding, augment.pad(self.images, padding)
-        generator = torch.Generator().manual_seed(augment.epoch_seed(seed, epoch))
-        n = len(self)
-        order = torch.randperm(n, generator=generator)
-        corners = torch.randint(0, 2 * padding + 1, (2, n), generator=generator)
-        flipped = torch.rand(n, generator=generator) < (0.5 if flip else 0)
-        plan = [tensor.to(self.labels.device) for tensor in (order, corners[0], corners[1], flipped)]
-        for first in range(start * batch_size, n, batch_size):
-            index, top, left, mirrored = (tensor[first : first + batch_size] for tensor in plan)
+        plan = [self._plan(batch_size, generator_of(seed, epoch, member if members > 1 else None), padding, flip,
+                           per_class) for member in range(members)]
+        plan = [torch.stack(tensors).to(self.labels.device) for tensors in zip(*plan)]  # (N, n) each
+        length = plan[0].shape[1]
+        for first in range(start * batch_size, length, batch_size):
+            part = share(min(batch_size, length - first), shard)
+            index, top, left, mirrored = (
+                tensor[:, first : first + batch_size][:, part].flatten() for tensor in plan)  # (N·B)
             images = augment.crop(self._padded[1], index, top, left, self.size)
             if flip:
                 images = augment.flip(images, mirrored)
-            yield augment.normalise(images, self.mean, self.std), self.labels[index]
+            images, targets = augment.normalise(images, self.mean, self.std), self.labels[index]
+            if members > 1:
+                images, targets = images.unflatten(0, (members, -1)), targets.unflatten(0, (members, -1))  # (N, B, …)
+            yield images, targets
 
-    def eval_batches(self, batch_size=500):
-        """Yields every image once, in order, neither cropped nor flipped."""
-        for images, labels in zip(self.images.split(batch_size), self.labels.split(batch_size)):
+    def _plan(self, batch_size, generator, padding, flip, per_class):
+        """An epoch of one member: images in order, corners of their crops, mirrored or not; (n) each, on the CPU."""
+        order = (class_balanced(self.labels.cpu(), batch_size, per_class, generator) if per_class
+                 else shuffled(len(self), generator))
+        corners = torch.randint(0, 2 * padding + 1, (2, len(order)), generator=generator)
+        return order, *corners, torch.rand(len(order), generator=generator) < (0.5 if flip else 0)
+
+    def eval_batches(self, batch_size=500, shard=(0, 1)):
+        """Yields every image once, in order, neither cropped nor flipped; process k of n its part of them."""
+        part = share(len(self), shard)
+        for images, labels in zip(self.images[part].split(batch_size), self.labels[part].split(batch_size)):
             yield augment.normalise(images, self.mean, self.std), labels
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from files import UserError
 
 from .catalog import CATALOG, array_file, how_to_get, image_folder
-from .pictures import FolderPictures
+from .image_files import labelled_files
 
 
 def available(name, split, data_dir, like=None):
@@ -31,8 +31,9 @@ def digest_of(name, split, data_dir, like=None):
     """
     manifest = Path(data_dir) / name / "manifest.json"
     if CATALOG[like or name].folders and (like or not manifest.exists()):
-        classes = [folder for folder in image_folder(name, split, data_dir).glob("*/") if folder.is_dir()]
-        return f"{sum(len(os.listdir(folder)) for folder in classes)} files in {len(classes)} folders"
+        root = image_folder(name, split, data_dir)
+        classes = [folder for folder in root.glob("*/") if folder.is_dir()]
+        return f"{sum(len(os.listdir(f)) for f in classes or [root] if f.is_dir())} files in {len(classes)} folders"
     try:
         record = json.loads(manifest.read_text())["splits"][split]
         size = CATALOG[like or name].size
@@ -51,7 +52,8 @@ def read_split(name, split, data_dir, like=None):
 def names_of(name, split, data_dir, like=None):
     """<class>/<file> of every image of a split, in the order in which it is loaded; None where images have no names."""
     if CATALOG[like or name].folders:
-        return FolderPictures(image_folder(name, split, data_dir)).names
+        files = _labelled_files(name, split, data_dir)[0]
+        return [f"{Path(file).parent.name}/{Path(file).name}" for file in files]
     try:
         return np.char.decode(_read(name, split, data_dir, like, "names")[0], "utf-8").tolist()
     except UserError:
@@ -59,10 +61,21 @@ def names_of(name, split, data_dir, like=None):
 
 
 def labels_of(name, split, data_dir, like=None):
-    """(n) int64 in the order in which a split is loaded; of photographs the rank of the class folder."""
+    """(n) int64 in the order in which a split is loaded."""
     if CATALOG[like or name].folders:
-        return FolderPictures(image_folder(name, split, data_dir)).labels
+        return np.array(_labelled_files(name, split, data_dir)[1], dtype=np.int64)
     return _read(name, split, data_dir, like, "labels")[0]
+
+
+def training_classes(name, split, data_dir):
+    """The class names that number the labels of a set of folders: those of its training split, or None for its own."""
+    train = image_folder(name, "train", data_dir) if CATALOG[name].folders and split != "train" else None
+    return sorted(f.name for f in train.iterdir() if f.is_dir()) if train and train.is_dir() else None
+
+
+def _labelled_files(name, split, data_dir):
+    return labelled_files(image_folder(name, split, data_dir), training_classes(name, split, data_dir),
+                          how_to_get(name, data_dir))
 
 
 def _read(name, split, data_dir, like, *keys):

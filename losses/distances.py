@@ -6,6 +6,7 @@ The matrix product is as exact where it matters (√(1−cos) differs by 2e-7 ty
 import torch
 import torch.nn.functional as F
 
+
 def euclidean_distances(features, prototypes):
     """‖f − p‖₂ of every pair: (B, F), (C, F) → (B, C), ≥ 0. The gradient at distance zero is zero."""
     squares = features.square().sum(-1, keepdim=True) + prototypes.square().sum(-1)  # (B, C)

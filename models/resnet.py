@@ -1,4 +1,4 @@
-"""ResNet34 for 32×32 images (no max-pool, stride-1 stem) and torchvision's ResNet18 for ImageNet."""
+"""ResNet34 and ResNet18 for 32×32 images (no max-pool, stride-1 stem), torchvision's ResNet18 and 50 for ImageNet."""
 import torch.nn.functional as F
 from torch import nn
 
@@ -21,44 +21,85 @@ class BasicBlock(nn.Module):
         return F.relu(residual + self.shortcut(x))
 
 
+def stem():
+    return nn.Sequential(nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
+
+
+def basic_layers(blocks):
+    layers, channels = nn.ModuleList(), 64
+    for count, width, stride in zip(blocks, (64, 128, 256, 512), (1, 2, 2, 2)):
+        layer = [BasicBlock(channels, width, stride)] + [BasicBlock(width, width, 1) for _ in range(count - 1)]
+        layers.append(nn.Sequential(*layer))
+        channels = width
+    return layers
+
+
+def stages_of(layers, x):
+    """The maps that each layer ends with; of 32×32 images 64×32×32, 128×16×16, 256×8×8, 512×4×4."""
+    maps = []
+    for layer in layers:
+        x = layer(x)
+        maps.append(x)
+    return maps
+
+
 class ResNet34(Network):
     """Basic blocks 3, 4, 6, 3 of width 64, 128, 256, 512; F = 512. The last BN weight of a residual branch starts at
     zero, so that every block starts as its shortcut."""
 
     def __init__(self, num_classes, head):
         super().__init__(512, num_classes, head)
-        self.stem = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
-        self.layers = nn.ModuleList()
-        channels = 64
-        for blocks, width, stride in ((3, 64, 1), (4, 128, 2), (6, 256, 2), (3, 512, 2)):
-            layer = [BasicBlock(channels, width, stride)] + [BasicBlock(width, width, 1) for _ in range(blocks - 1)]
-            self.layers.append(nn.Sequential(*layer))
-            channels = width
+        self.stem = stem()
+        self.layers = basic_layers((3, 4, 6, 3))
         initialize_convolutions(self)
         for module in self.modules():
             if isinstance(module, BasicBlock):
                 nn.init.zeros_(module.bn2.weight)
 
     def stages(self, images):
-        maps = [self.layers[0](self.stem(images))]  # (B, 64, 32, 32)
-        for layer in self.layers[1:]:
-            maps.append(layer(maps[-1]))  # (B, 128, 16, 16), (B, 256, 8, 8), (B, 512, 4, 4)
-        return maps
+        return stages_of(self.layers, self.stem(images))
 
 
-class ResNet18(Network):
-    """torchvision's ResNet18 with `zero_init_residual`; F = 512. Its keys are torchvision's behind `body.`."""
+class ResNet18Small(Network):
+    """ResNet18 for 32×32 images as SDDE trains it: basic blocks 2, 2, 2, 2 of width 64 to 512, F = 512.
+
+    11,173,962 parameters with 10 classes; convolutions start as PyTorch draws them, every BN weight at one.
+    """
 
     def __init__(self, num_classes, head):
-        from torchvision.models import resnet18  # here, because importing it takes longer than a demo run
-
         super().__init__(512, num_classes, head)
-        self.body = resnet18(zero_init_residual=True)
+        self.stem = stem()
+        self.layers = basic_layers((2, 2, 2, 2))
+
+    def stages(self, images):
+        return stages_of(self.layers, self.stem(images))
+
+
+class TorchvisionResNet(Network):
+    """A ResNet of torchvision; its keys are torchvision's behind `body.`."""
+
+    def __init__(self, name, num_features, num_classes, head, **options):
+        from torchvision import models  # here, because importing it takes longer than a demo run
+
+        super().__init__(num_features, num_classes, head)
+        self.body = getattr(models, name)(**options)
         del self.body.fc
 
     def stages(self, images):
         body = self.body
-        first = body.layer1(body.maxpool(body.relu(body.bn1(body.conv1(images)))))  # (B, 64, H/4, W/4)
-        second = body.layer2(first)  # (B, 128, H/8, W/8)
-        third = body.layer3(second)  # (B, 256, H/16, W/16)
-        return [first, second, third, body.layer4(third)]  # (B, 512, H/32, W/32)
+        first = body.maxpool(body.relu(body.bn1(body.conv1(images))))  # (B, 64, H/4, W/4)
+        return stages_of([body.layer1, body.layer2, body.layer3, body.layer4], first)  # … (B, F, H/32, W/32)
+
+
+class ResNet18(TorchvisionResNet):
+    """For ImageNet as DisMax trains it, the last BN weight of a residual branch zero at first; F = 512."""
+
+    def __init__(self, num_classes, head):
+        super().__init__("resnet18", 512, num_classes, head, zero_init_residual=True)
+
+
+class ResNet50(TorchvisionResNet):
+    """For ImageNet as SDDE trains it; F = 2048."""
+
+    def __init__(self, num_classes, head):
+        super().__init__("resnet50", 2048, num_classes, head)

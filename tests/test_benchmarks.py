@@ -26,7 +26,8 @@ def test_both_heads_compute_the_same_loss():
 def test_both_pipelines_make_the_same_kind_of_batch():
     images = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
     labels = np.arange(300) % 10
-    ours = ResidentImages(images, labels, CPU, CATALOG["cifar10"]).train_batches(64, 1, 1, 4, True)
+    statistics = CATALOG["cifar10"].mean, CATALOG["cifar10"].std
+    ours = ResidentImages(images, labels, CPU, 32, statistics).train_batches(64, 1, 1, 4, True)
     theirs = torch.utils.data.DataLoader(input_pipeline.Pictures(images, labels), 64, shuffle=True)
     for (a, a_labels), (b, b_labels) in zip(ours, theirs, strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype == torch.float32 and a_labels.shape == b_labels.shape

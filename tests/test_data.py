@@ -100,29 +100,6 @@ def test_padding_may_change_between_epochs(data_dir):
         assert batch.shape == (16, 3, 28, 28)
 
 
-def test_image_folders(tmp_path, monkeypatch):
-    """ImageNet's layout, small: $IMAGENET_DIR/{train,val}/<wnid>/<name>.JPEG, grey and CMYK among them."""
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for k, mode in enumerate(("RGB", "L", "CMYK")):
-            folder = tmp_path / split / f"n{k:08}"
-            folder.mkdir(parents=True)
-            size = (300, 260) if mode != "L" else (80, 500)
-            Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).convert(mode).save(folder / "x.JPEG")
-    monkeypatch.setenv("IMAGENET_DIR", str(tmp_path))
-    train = loaders.open_set("imagenet1k", "train", tmp_path / "data", CPU)
-    batches = list(train.train_batches(2, 1, 1, 0, True))
-    assert [tuple(x.shape) for x, _ in batches] == [(2, 3, 224, 224), (1, 3, 224, 224)]
-    assert sorted(torch.cat([t for _, t in batches]).tolist()) == [0, 1, 2]
-    test = loaders.open_set("imagenet1k", "test", tmp_path / "data", CPU)
-    (images, labels), = test.eval_batches()
-    assert images.shape == (3, 3, 224, 224) and labels.tolist() == [0, 1, 2] and images.isfinite().all()
-    assert loaders.digest_of("imagenet1k", "test", tmp_path) == "3 files in 3 folders"
-    monkeypatch.setenv("IMAGENET_DIR", str(tmp_path / "elsewhere"))
-    with pytest.raises(UserError, match="IMAGENET_DIR"):
-        loaders.open_set("imagenet1k", "train", tmp_path / "data", CPU)
-
-
 # ---- whole or absent ----
 
 def test_a_file_is_whole_or_absent(tmp_path):

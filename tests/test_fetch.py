@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import md5
 
@@ -209,10 +210,11 @@ def test_nobody_there_is_found_out_at_once(tmp_path):
 
 
 def test_two_at_once_fetch_a_file_once(server, tmp_path):
-    threads = [threading.Thread(target=get, args=(server, tmp_path)) for _ in range(4)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
-    assert len(server.asked) == 1 and left(tmp_path) == ["file"]
+    with ThreadPoolExecutor(8) as pool:
+        for round in range(10):
+            got = pool.map(lambda _, folder=tmp_path / str(round): get(server, folder), range(8))
+            assert set(got) == {CONTENT} and len(server.asked) == round + 1
+    assert left(tmp_path) == ["file"] * 10
 
 
 # ---- with prepare ----

@@ -16,8 +16,10 @@ COUNTS = [
     ("wideresnet2810", 100, 36_482_880, 36_546_980, 36_546_880, 36_546_881),
     ("resnet18", 1000, 11_176_512, 11_689_512, 11_688_512, 11_688_513),
     ("lenet", 10, 61_156, 62_006, 61_996, 61_997),
+    ("resnet18_32x32", 10, 11_168_832, 11_173_962, 11_173_952, 11_173_953),
+    ("resnet50", 1000, 23_508_032, 25_557_032, 25_556_032, 25_556_033),  # torchvision's 25,557,032
 ]
-SIZES = {"lenet": 28, "resnet18": 64}  # the others 32; ResNet18 takes any size, 224 would only be slow
+SIZES = {"lenet": 28, "resnet18": 64, "resnet50": 64}  # the others 32; ImageNet's take any size, 224 would only be slow
 
 
 def count(parameters):
@@ -42,6 +44,8 @@ def test_parameter_counts(name, classes, body, softmax, isomax, isomaxplus):
         ("resnet34", 512, [(64, 32), (128, 16), (256, 8), (512, 4)]),
         ("wideresnet2810", 640, [(160, 32), (320, 16), (640, 8)]),
         ("resnet18", 512, [(64, 16), (128, 8), (256, 4), (512, 2)]),
+        ("resnet50", 2048, [(256, 16), (512, 8), (1024, 4), (2048, 2)]),
+        ("resnet18_32x32", 512, [(64, 32), (128, 16), (256, 8), (512, 4)]),
         ("lenet", 84, [(6, 14), (16, 5), (120, 1)]),
     ],
 )
@@ -108,6 +112,23 @@ def test_resnet18_is_torchvisions():
     images = torch.randn(2, 3, 64, 64)
     assert torch.allclose(ours(images), theirs(images), atol=1e-5)
     assert not models.build("resnet18", 10, nn.Linear).body.layer1[0].bn2.weight.any()
+
+
+def test_an_ensemble_is_its_members():
+    """One state dict, own or common batches, the maps that SDDE takes; members drawn one after another."""
+    torch.manual_seed(3)
+    ensemble = models.build_ensemble("lenet", 10, nn.Linear, 3).eval()
+    torch.manual_seed(3)
+    alone = [models.build("lenet", 10, nn.Linear).eval() for _ in range(3)]
+    images = torch.randn(3, 4, 3, 28, 28)
+    assert torch.equal(ensemble(images), torch.stack([net(x) for net, x in zip(alone, images)]))
+    logits, features, maps = ensemble(images[0], return_features=True)
+    assert torch.equal(logits, torch.stack([net(images[0]) for net in alone])) and logits.shape == (3, 4, 10)
+    assert [f.shape for f in features] == [(4, 84)] * 3 and [m.shape for m in maps] == [(4, 16, 5, 5)] * 3
+    assert all(g.any() for g in torch.autograd.grad(logits.sum(), maps)), "the maps are nodes of the logits' graph"
+    assert set(ensemble.state_dict()) == {f"members.{k}.{name}" for k in range(3) for name in alone[0].state_dict()}
+    with pytest.raises(ValueError, match="batches of images for 2 members, there are 3"):
+        ensemble(images[:2])
 
 
 def test_kaiming_fan_out_initialisation():

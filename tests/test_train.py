@@ -207,10 +207,11 @@ def test_damaged_states_raise_whatever_the_damage(tmp_path):
 
 
 def test_recipes_are_the_papers():
-    from recipes import RECIPES
+    from recipes import recipe_of
 
-    cifar, imagenet = RECIPES["cifar10"], RECIPES["imagenet1k"]
-    assert cifar is RECIPES["cifar100"]
+    cifar, imagenet = recipe_of("cifar10", "dismax_fpr"), recipe_of("imagenet1k", "softmax")
+    assert recipe_of("cifar10", "softmax") == cifar
+    assert set(cifar.differences(recipe_of("cifar100", "dismax"))) == {"mean", "std"}
     assert (cifar.epochs, cifar.batch_size, cifar.lr, cifar.weight_decay) == (300, 64, 0.1, 1e-4)
     expected = {1: 0.1, 150: 0.1, 151: 0.01, 200: 0.01, 201: 1e-3, 250: 1e-3, 251: 1e-4, 300: 1e-4}
     assert {epoch: cifar.lr_at(epoch) for epoch in expected} == pytest.approx(expected)

@@ -1,0 +1,29 @@
+"""Adaptive diversity promoting (Pang et al. 2019): a sure ensemble whose members disagree about the other classes."""
+import torch
+
+from .arguments import class_labels, full_precision, member_logits, without_label
+from .similarity import neglogdet
+
+
+class ADPDiversityLoss:
+    """alpha · mean Σ p̄ log p̄ + beta · neglogdet(q), p̄ the mean of the members' probabilities and q those of the other
+    classes (SDDE section 4). The larger alpha, the less sure p̄ is made; the larger beta, the more the q spread.
+
+    Called with labels (B) and logits (N, B, L), L ≥ 2. q is normalised from log-probabilities, so that it keeps its
+    direction when a member is sure (published: it fades to zero). With fewer than N + 1 classes the q cannot be
+    independent and the determinant is that of its ridge of 1e-5. For one member the second part is constant.
+    """
+
+    def __init__(self, alpha, beta):
+        self.alpha, self.beta = alpha, beta
+
+    def __call__(self, images=None, labels=None, logits=None, features=None, feature_maps=None):
+        logits = member_logits("ADPDiversityLoss", logits)
+        labels = class_labels("ADPDiversityLoss", labels, logits)
+        if logits.shape[2] < 2:
+            raise ValueError("ADPDiversityLoss needs at least two classes")
+        with full_precision(logits):
+            log_mean = logits.log_softmax(2).logsumexp(0) - torch.log(logits.new_tensor(float(len(logits))))  # (B, L)
+            negative_entropy = (log_mean.exp() * log_mean).sum(1).mean()
+            others = without_label(logits, labels).softmax(2)  # (N, B, L−1), the direction of q
+            return self.alpha * negative_entropy + self.beta * neglogdet(others)

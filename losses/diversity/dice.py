@@ -1,0 +1,92 @@
+"""DICE (Ramé & Cord 2021): features of two members should tell nothing of each other beyond the class."""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .arguments import full_precision, in_float32
+
+
+class DiceDiscriminator(nn.Module):
+    """How much more likely two features of one image are than two of different images of a class, in log odds.
+
+    Args:
+        num_classes, embedding_dim: classes L and feature length D.
+        units: widths of the hidden layers.
+        label_dim: length of a class's embedding.
+    """
+
+    def __init__(self, num_classes, embedding_dim, units=(256, 256, 100), label_dim=64):
+        super().__init__()
+        self.embedding = nn.Embedding(num_classes, label_dim)
+        layers, width = [], 2 * embedding_dim + label_dim
+        for unit in units:
+            layers += [nn.Linear(width, unit), nn.LeakyReLU(0.2)]
+            width = unit
+        self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
+
+    def forward(self, first, second, labels):
+        """(B, D), (B, D) features of two members and (B) labels → (B)."""
+        return self.layers(torch.cat([first, second, self.embedding(labels)], 1)).squeeze(1)
+
+    def loss(self, features, labels):
+        """What the discriminator minimises, and how often it is right.
+
+        For each pair of members: features of the same image against those of the class's next image.
+
+        Args:
+            features: list of N (B, D); the gradient does not reach them.
+            labels: (B), every class that is there K ≥ 2 times, else ValueError (with one the next is itself).
+
+        Returns:
+            (loss, accuracy), 0-dim tensors; the loss is ln 2 when it knows nothing.
+        """
+        features = [in_float32(f.detach()) for f in features]
+        nexts = next_of_class(labels)
+        losses, hits = [], []
+        with full_precision(features[0]):
+            for first, second in pairs(features):
+                same, other = self(first, second, labels), self(first, second[nexts], labels)
+                losses.append(-(F.logsigmoid(same).mean() + F.logsigmoid(-other).mean()) / 2)
+                hits.append(((same > 0).float().mean() + (other <= 0).float().mean()) / 2)
+        return torch.stack(losses).mean(), torch.stack(hits).mean().detach()
+
+
+class DiceDiversityLoss:
+    """Mean over samples and pairs i < j of tau·tanh(D(fᵢ, fⱼ, y)/tau), a bounded density ratio; in (−tau, tau)
+    (SDDE section 4).
+
+    Called with labels (B) and features, a list of N (B, D). The published form log(exp(…) − 1 + 1e-6) of the ratio
+    saturates and has NaN gradients; it is D's log odds itself. 0 for one member. The gradient also reaches D's
+    parameters: it is to be dropped before D's own step, with `discriminator.loss`.
+    """
+
+    def __init__(self, discriminator, tau=10.0):
+        self.discriminator, self.tau = discriminator, tau
+
+    def __call__(self, images=None, labels=None, logits=None, features=None, feature_maps=None):
+        if features is None or labels is None:
+            raise ValueError("DiceDiversityLoss needs features=, a list of N (B, D), and labels=, (B)")
+        features = [in_float32(f) for f in features]
+        if len(features) < 2:
+            return 0 * sum(f.sum() for f in features)
+        with full_precision(features[0]):
+            ratios = [self.discriminator(first, second, labels) for first, second in pairs(features)]
+            return (self.tau * torch.tanh(torch.stack(ratios) / self.tau)).mean()
+
+
+def pairs(features):
+    return [(features[i], features[j]) for j in range(len(features)) for i in range(j)]
+
+
+def next_of_class(labels):
+    """(B) → (B): the position of the next sample of the same class, around in a ring."""
+    order = labels.argsort(stable=True)
+    counts = labels.bincount()
+    counts = counts[counts > 0]
+    size = int(counts[0])
+    if size < 2 or not bool((counts == size).all()):
+        raise ValueError(f"DICE needs every class of a batch equally often, twice or more; got {counts.tolist()} times")
+    following = order.view(-1, size).roll(-1, 1).flatten()
+    result = torch.empty_like(order)
+    result[order] = following
+    return result

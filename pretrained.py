@@ -1,0 +1,61 @@
+"""torchvision's ImageNet ResNet18 as a run, so that nobody needs a week of GPU time for the SoftMax row."""
+import torch
+
+import runs
+from assemble import model_of
+from data.catalog import CATALOG
+from files import UserError
+from recipes import METHODS, recipe_of
+
+NAME = "ResNet18_Weights.IMAGENET1K_V1"
+
+
+def adopt(results_dir, file="", write=True):
+    """The folder of the run, made if it is not there. `file`: the weights' file; "": torchvision downloads them.
+
+    Its recipe is near the paper's (90 epochs, batch 256, steps of 30) but not the paper's: config.json says so, and no
+    table puts it into a paper's row. UserError when the weights cannot be had or are another network's.
+    """
+    run = runs.folder(results_dir, "imagenet1k", "resnet18", "softmax-torchvision", 1)
+    if runs.finished(run) or not write:
+        return run
+    config = {
+        "run": {"dataset": "imagenet1k", "model": "resnet18", "loss": "softmax", "seed": 1},
+        "method": vars(METHODS["softmax"]),
+        "recipe": recipe_of("imagenet1k", "softmax").as_dict(),
+        "overrides": {"weights": {"published": "trained by the recipe", "used": f"torchvision's {NAME}"}},
+    }
+    epochs = config["recipe"]["epochs"]
+    model = model_of(config)
+    try:
+        model.load_state_dict(in_our_keys(read(file)))
+    except (RuntimeError, KeyError) as error:
+        raise UserError(f"these are not weights of torchvision's ResNet18 for {CATALOG['imagenet1k'].classes} classes: "
+                        f"{str(error).splitlines()[0]}") from error
+    unknown = dict.fromkeys(("best_accuracy", "last_accuracy", "wall_clock_seconds"))
+    runs.write_json(run / "config.json", {
+        **config, "parameters": sum(p.numel() for p in model.parameters()), "best_epoch": epochs, **unknown,
+        "sessions": [{"device": "none, not trained here", **runs.environment()}]})
+    runs.save_state(run / "weights.pt", model.state_dict())
+    return run
+
+
+def read(file):
+    if file:
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds
+            raise UserError(f"{file} cannot be read as weights: {error}") from error
+    from torchvision.models import ResNet18_Weights
+
+    try:
+        return ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        url = ResNet18_Weights.IMAGENET1K_V1.url
+        raise UserError(f"torchvision's weights could not be fetched ({error}). Fetch {url} elsewhere and "
+                        "name the file: --pretrained FILE") from error
+
+
+def in_our_keys(state):
+    head = {"classifier.weights": state["fc.weight"], "classifier.bias": state["fc.bias"]}
+    return {f"body.{key}": value for key, value in state.items() if not key.startswith("fc.")} | head

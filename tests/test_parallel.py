@@ -1,0 +1,179 @@
+"""Several processes make the run that one makes: every image once, averaged gradients, common BN statistics."""
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, script
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+import runs
+from data.loaders import ResidentImages
+from data.order import class_balanced, share
+
+# train.py or evaluate.py in float64, in which two orders of summing agree to ten digits, and a mistake does not
+IN_FLOAT64 = """import runpy, sys, torch
+torch.set_default_dtype(torch.float64)
+sys.argv, sys.path[0] = sys.argv[1:], "."
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread_a_process(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def float64(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scripts") / "float64.py"
+    path.write_text(IN_FLOAT64)
+    return path
+
+
+def processes(n, *words, check=True, **options):
+    """Run words in n processes by torchrun."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}"]
+    done = subprocess.run([*launch, *map(str, words)], cwd=ROOT, capture_output=True, text=True, **options)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def log_of(run):
+    with open(run / "log.csv") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """ImageNet's layout with real photographs: 4 classes, 14 training JPEGs, 6 test JPEGs."""
+    root, rng = tmp_path_factory.mktemp("imagenet"), np.random.default_rng(0)
+    photos = load_sample_images().images
+    for split, count in (("train", 14), ("val", 6)):
+        for k in range(count):
+            folder = root / split / f"n{k % 4:08}"
+            folder.mkdir(parents=True, exist_ok=True)
+            top, left = rng.integers(0, 200), rng.integers(0, 400)
+            Image.fromarray(photos[k % 2][top : top + 180, left : left + 230]).save(folder / f"{k}.JPEG")
+    return root
+
+
+@pytest.mark.parametrize("head", ["dismax"])
+def test_two_processes_train_as_one_does(tmp_path, imagenet, float64, head):
+    """ResNet18 with BN on JPEGs, batches of 8 and 6 (4 + 4, 3 + 3): the same losses, weights and BN statistics."""
+    words = [float64, "train.py", "--dataset", "imagenet1k", "--model", "resnet18", "--loss", head, "--epochs", 1,
+             "--batch-size", 8, "--lr", 0.01, "--device", "cpu", "--workers", 0]
+    env = {**os.environ, "IMAGENET_DIR": str(imagenet)}
+    script(*words, "--results-dir", tmp_path / "one", env=env)
+    processes(2, *words, "--results-dir", tmp_path / "two", env=env)
+    one, two = (tmp_path / name / f"imagenet1k/resnet18/{head}/seed1" for name in ("one", "two"))
+    for a, b in zip(log_of(one), log_of(two), strict=True):
+        for key in ("train_loss", "train_acc", "val_acc", "distance_scale"):
+            assert float(a[key]) == pytest.approx(float(b[key]), rel=1e-9), key
+    a, b = runs.load_state(one / "weights.pt"), runs.load_state(two / "weights.pt")
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.allclose(a[key].nan_to_num(), b[key].nan_to_num(), rtol=1e-6, atol=1e-9), key
+    config = json.loads((two / "config.json").read_text())
+    assert config["sessions"][0]["processes"] == 2 and len(config["sessions"]) == 1
+
+    (two / "logits").mkdir()
+    processes(2, float64, "evaluate.py", two, "--device", "cpu", "--workers", 0, env=env)
+    script(float64, "evaluate.py", one, "--device", "cpu", "--workers", 0, env=env)
+    for run in (one, two):
+        with np.load(run / "logits/imagenet1k.npz") as content:
+            assert content["labels"].tolist() == [0, 0, 1, 1, 2, 3], "every image once, in order"
+    z = [np.load(run / "logits/imagenet1k.npz")["logits"] for run in (one, two)]
+    assert np.allclose(*z, atol=1e-5)
+
+
+def test_accumulated_micro_batches_are_the_whole_batch(tmp_path, data_dir, float64):
+    """Gradients of 64 images are those of 5 forward passes, on one process or on two."""
+    words = [float64, "train.py", "--dataset", "digits", "--model", "lenet", "--loss", "isomaxplus", "--epochs", 2,
+             "--device", "cpu", "--data-dir", data_dir]
+    script(*words, "--results-dir", tmp_path / "whole")
+    script(*words, "--micro-batch", 13, "--results-dir", tmp_path / "parts")
+    processes(2, *words, "--micro-batch", 13, "--results-dir", tmp_path / "both")
+    logs = [log_of(tmp_path / name / "digits/lenet/isomaxplus/seed1") for name in ("whole", "parts", "both")]
+    for rows in zip(*logs, strict=True):
+        assert [float(row["train_loss"]) for row in rows] == pytest.approx([float(rows[0]["train_loss"])] * 3, rel=1e-9)
+
+
+def test_killed_on_two_processes_it_goes_on_with_one(tmp_path, data_dir, float64):
+    words = [float64, "train.py", "--dataset", "digits", "--model", "lenet", "--loss", "isomax", "--epochs", 9,
+             "--device", "cpu", "--data-dir", data_dir]
+    script(*words, "--results-dir", tmp_path / "undisturbed")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    run = tmp_path / "disturbed/digits/lenet/isomax/seed1"
+    process = subprocess.Popen([*launch, *map(str, words), "--results-dir", str(tmp_path / "disturbed")], cwd=ROOT,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    until = time.time() + 60
+    while not (run / "log.csv").exists() and time.time() < until:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate()[0]
+    assert "all of it is saved. Go on with\n  torchrun --nproc_per_node=2" in said
+    assert not (run / "weights.pt").exists()
+    assert "going on from epoch" in script(*words, "--results-dir", tmp_path / "disturbed").stdout
+    logs = [log_of(run), log_of(tmp_path / "undisturbed/digits/lenet/isomax/seed1")]
+    for a, b in zip(*logs, strict=True):
+        assert float(a["train_loss"]) == pytest.approx(float(b["train_loss"]), rel=1e-6)
+
+
+def test_all_processes_end_with_the_message(tmp_path, data_dir, float64):
+    words = ["train.py", "--dataset", "digits", "--model", "lenet", "--loss", "isomax", "--device", "cpu",
+             "--data-dir", data_dir, "--results-dir", tmp_path, "--epochs", 1]
+    script(*words)
+    done = processes(2, *words, "--lr", "0.5", check=False, timeout=60)
+    assert done.returncode and "recipe.lr: 0.02 there, 0.5 asked for" in done.stderr
+
+
+# ---- shares and orders ----
+
+@pytest.mark.parametrize("count, n", [(10, 3), (2, 5), (0, 2), (64, 8)])
+def test_shares_are_everything_once(count, n):
+    parts = [list(range(count))[share(count, (k, n))] for k in range(n)]
+    assert sum(parts, []) == list(range(count))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_resident_shares_put_together_are_the_batch():
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (37, 8, 8, 3), dtype=np.uint8), np.arange(37) % 5
+    data = ResidentImages(images, labels, torch.device("cpu"), 8, ((0.5,) * 3, (0.5,) * 3))
+    for members in (1, 3):
+        whole = list(data.train_batches(10, 1, 1, 2, True, members=members))
+        shares = [list(data.train_batches(10, 1, 1, 2, True, members=members, shard=(k, 4))) for k in range(4)]
+        for k, (inputs, targets) in enumerate(whole):
+            assert torch.equal(inputs, torch.cat([s[k][0] for s in shares], -4))
+            assert torch.equal(targets, torch.cat([s[k][1] for s in shares], -1))
+        labels_seen = torch.cat([targets for _, targets in whole], -1)
+        assert labels_seen.shape == ((37,) if members == 1 else (3, 37))
+        for row in labels_seen.view(members, -1):
+            assert torch.equal(row.bincount(), data.labels.bincount()), "every member sees every image once"
+    assert not torch.equal(labels_seen[0], labels_seen[1]), "each in its own order"
+    assert torch.equal(torch.cat([y for k in range(4) for _, y in data.eval_batches(3, (k, 4))]), data.labels)
+
+
+def test_class_balanced_batches():
+    """As many batches as whole ones fit; B/K classes each, K images each; classes as often as they are frequent."""
+    labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 15 + [3] * 5)[torch.randperm(100)]
+    order = class_balanced(labels, 8, 4, torch.Generator().manual_seed(1))
+    assert len(order) == 12 * 8
+    drawn = labels[order].view(12, 2, 4)
+    assert (drawn == drawn[..., :1]).all() and (drawn[:, 0, 0] != drawn[:, 1, 0]).all()
+    many = class_balanced(labels.repeat(300), 4, 4, torch.Generator().manual_seed(1))
+    share_of = labels.repeat(300)[many].bincount() / len(many)
+    assert torch.allclose(share_of, torch.tensor([0.5, 0.3, 0.15, 0.05]), atol=0.02)
+    assert len(many.unique()) > 15_000, "all images of a class can be drawn"
+    with pytest.raises(ValueError, match="needs 5 classes, the set has 4"):
+        class_balanced(labels, 10, 2, None)
+    with pytest.raises(ValueError, match="3 images a class do not fill a batch of 8"):
+        class_balanced(labels, 8, 3, None)
