@@ -46,7 +46,7 @@ def arguments():
     parser.add_argument("--loss", required=True, choices=list(METHODS))
     parser.add_argument("--members", type=int, help="networks of an ensemble; by default the method's, 1 or 5")
     parser.add_argument("--diversity", choices=DIVERSITIES, help="what keeps members apart; by default the method's")
-    parser.add_argument("--outliers", metavar="SET", help="a data set shown as outliers, or none; default: the method's")
+    parser.add_argument("--outliers", metavar="SET", help="a data set shown as outliers; default: the method's, or none")
     parser.add_argument("--seed", type=int, default=1, help="1 by default; the paper's seeds are 1 to 5")
     parser.add_argument("--data-dir", default="data", help="where data/prepare.py put the sets")
     parser.add_argument("--results-dir", default="results")

@@ -1,19 +1,17 @@
 """Batches, already on the device: 28×28 and 32×32 sets lie there whole as uint8, ImageNet comes through workers."""
 import copy
-import json
-import os
-import zipfile
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from files import UserError
-
 from . import augment
 from .catalog import CATALOG, how_to_get, image_folder
 from .order import class_balanced, generator_of, share, shuffled
+from .pictures import fitted
+from .prepared import available, digest_of, labels_of, names_of, read_split, training_classes
+
+__all__ = ["ResidentImages", "available", "digest_of", "labels_of", "names_of", "open_set", "read_split", "resized"]
 
 
 def open_set(name, split, data_dir, device, like=None, statistics=None, **reading):
@@ -31,48 +29,10 @@ def open_set(name, split, data_dir, device, like=None, statistics=None, **readin
     if like.folders:
         from .folder_images import FolderImages  # here, because importing torchvision takes longer than a demo run
 
-        if name == like_name and split != "train":  # its classes are numbered as in training
-            train = image_folder(name, "train", data_dir)
-            reading["classes"] = sorted(f.name for f in train.iterdir() if f.is_dir()) if train.is_dir() else None
-        return FolderImages(image_folder(name, split, data_dir), device, like.size, statistics,
-                            advice=how_to_get(name, data_dir), **reading)
-    return ResidentImages(*read_split(name, split, data_dir), device, like.size, statistics)
-
-
-def available(name, split, data_dir):
-    """Whether the split has been prepared."""
-    if name not in CATALOG:
-        return False
-    if CATALOG[name].folders:
-        return image_folder(name, split, data_dir).is_dir()
-    return (Path(data_dir) / name / f"{split}.npz").exists()
-
-
-def digest_of(name, split, data_dir):
-    """A string that changes with the images: the SHA-256 of a prepared split, the file count of an image folder."""
-    if CATALOG[name].folders:
-        root = image_folder(name, split, data_dir)
-        classes = [folder for folder in root.glob("*/") if folder.is_dir()]
-        return f"{sum(len(os.listdir(f)) for f in classes or [root] if f.is_dir())} files in {len(classes)} folders"
-    manifest = Path(data_dir) / name / "manifest.json"
-    try:
-        return json.loads(manifest.read_text())["splits"][split]["sha256"]
-    except FileNotFoundError as error:
-        raise UserError(f"{name} is not in {data_dir}. {how_to_get(name, data_dir)}") from error
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{manifest} does not know the split {split!r}. {how_to_get(name, data_dir)}") from error
-
-
-def read_split(name, split, data_dir):
-    """A prepared split: images (n, H, W, C) uint8 and labels (n) int64."""
-    path = Path(data_dir) / name / f"{split}.npz"
-    try:
-        with np.load(path) as content:
-            return content["images"], content["labels"]
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing. {how_to_get(name, data_dir)}") from error
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged ({error}). {how_to_get(name, data_dir)}, with --fresh") from error
+        return FolderImages(
+            image_folder(name, split, data_dir), device, like.size, statistics, advice=how_to_get(name, data_dir),
+            classes=training_classes(name, split, data_dir), **reading)
+    return ResidentImages(*read_split(name, split, data_dir, like_name), device, like.size, statistics)
 
 
 class ResidentImages:
@@ -151,11 +111,5 @@ def resized(images, size):
     """(n, H, W, C) uint8 → (n, size, size, C), with the bits of torchvision's Resize and CenterCrop of PIL images."""
     if images.shape[1:3] == (size, size):
         return images
-    result = []
-    for image in images:
-        image = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
-        sides = [size * side // min(image.size) for side in image.size]
-        image = image.resize(sides, Image.Resampling.BILINEAR)
-        left, top = (round((side - size) / 2) for side in sides)
-        result.append(np.asarray(image.crop((left, top, left + size, top + size))).reshape(size, size, -1))
-    return np.stack(result)
+    squeezed = images.squeeze(-1) if images.shape[-1] == 1 else images
+    return np.stack([np.asarray(fitted(Image.fromarray(image), size)).reshape(size, size, -1) for image in squeezed])
