@@ -82,8 +82,7 @@ SDDE = {
 }
 METHODS = {**DISMAX, **SDDE}
 OUTLIERS_SHOWN = {  # "default": what SDDE's outlier exposure shows while it learns a data set
-    "cifar10": "tinyimagenet_597", "cifar100": "tinyimagenet_597", "imagenet200": "imagenet800",
-    "digits": "photo_patches",
+    "cifar10": "tinyimagenet597", "cifar100": "tinyimagenet597", "imagenet200": "imagenet800",
 }
 
 

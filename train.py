@@ -46,7 +46,7 @@ def arguments():
     parser.add_argument("--loss", required=True, choices=list(METHODS))
     parser.add_argument("--members", type=int, help="networks of an ensemble; by default the method's, 1 or 5")
     parser.add_argument("--diversity", choices=DIVERSITIES, help="what keeps members apart; by default the method's")
-    parser.add_argument("--outliers", metavar="SET", help="a data set shown as outliers; default: the method's, or none")
+    parser.add_argument("--outliers", metavar="SET", help="a data set shown as outliers; default: the method's")
     parser.add_argument("--seed", type=int, default=1, help="1 by default; the paper's seeds are 1 to 5")
     parser.add_argument("--data-dir", default="data", help="where data/prepare.py put the sets")
     parser.add_argument("--results-dir", default="results")
@@ -73,7 +73,9 @@ def main():
     parallel.start()
     method = METHODS[args.loss].changed(args.members, args.diversity, args.outliers)
     if method.outliers == "default":
-        method = method.changed(outliers=OUTLIERS_SHOWN.get(args.dataset, "none"))
+        if args.dataset not in OUTLIERS_SHOWN:
+            raise UserError(f"{args.loss} shows outliers, and neither paper has any for {args.dataset}: --outliers SET")
+        method = method.changed(outliers=OUTLIERS_SHOWN[args.dataset])
     if method.members < 1:
         raise UserError(f"--members must be at least 1, got {method.members}")
     published = recipe_of(args.dataset, args.loss, method)
@@ -183,9 +185,10 @@ def train(run, config, recipe, train_set, judged_by, outliers, device):
                 f"Go on with\n  {parallel.command()} {command}")
             sys.exit(128 + stopped_by)
         means = dict(zip(names, (total / at["counted"] for total in at["sums"])))
-        if not math.isfinite(means["loss"]):
-            raise UserError(f"the training loss of {run} became {means['loss']} in epoch {epoch}. "
-                            f"Try a lower --lr than {recipe.lr_at(epoch):g}, with --fresh")
+        for name, value in means.items():
+            if not math.isfinite(value):
+                raise UserError(f"the training {name} of {run} became {value} in epoch {epoch}. "
+                                f"Try a lower --lr than {recipe.lr_at(epoch):g}, with --fresh")
         at["log"].append({
             "epoch": epoch,
             "lr": optimizer.param_groups[0]["lr"],
