@@ -25,7 +25,7 @@ import devices
 import parallel
 import runs
 from data import corruptions
-from data.catalog import CORRUPTED, OPENOOD, OUTLIERS
+from data.catalog import CORRUPTED, OUTLIERS
 from data.loaders import available
 from data.openood import benchmark
 from dumps import WEIGHTS, Dumps
@@ -76,25 +76,22 @@ def evaluate(run, data_dir, device, reading):
     dataset = config["run"]["dataset"]
     groups = {name: group for group, names in OUTLIERS.get(dataset, {}).items() for name in names}
     outliers = {name: group for name, group in groups.items() if available(name, "test", data_dir, dataset)}
-    splits = benchmark(dataset, data_dir) if dataset in OPENOOD else None
+    splits = benchmark(dataset, data_dir)
 
     rows, fitted = [], {}
     for weights in WEIGHTS:
         dumps = Dumps(run, config, weights, data_dir, device, reading)
         found, fitted[weights] = dismax_rows(dumps, dataset, outliers)
-        if splits:
-            more, fitted[weights]["temperature_openood_validation"] = openood_rows(dumps, dataset, splits, data_dir)
-            found += more
-        rows += [(*row[:3], weights, *row[3:]) for row in found]
+        more, fitted[weights]["temperature_openood_validation"] = openood_rows(dumps, dataset, splits, data_dir)
+        rows += [(*row[:3], weights, *row[3:]) for row in found + more]
         rows += [("", name, "", weights, "", "unreadable_images", n) for name, n in dumps.unreadable.items()]
     if parallel.is_main():
         runs.write_json(run / "calibration.json", fitted)
         columns = ("benchmark", "set", "group", "weights", "score", "metric", "value")
         runs.write_table(run / "metrics.csv", [dict(zip(columns, row)) for row in rows])
-        if splits:
-            runs.write_json(run / "openood.json", {"notes": splits.notes})
+        runs.write_json(run / "openood.json", {"notes": splits.notes})
         absent = [name for name in groups if name not in outliers]
-        absent += sum((splits.missing if splits else {}).values(), [])
+        absent += sum(splits.missing.values(), [])
         left_out = f"; not prepared: {', '.join(dict.fromkeys(absent))}" if absent else ""
         print(f"{run}: {len(rows)} metrics{left_out}")
 

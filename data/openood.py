@@ -23,7 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make `data` and `files` importable
 
-from data.catalog import CATALOG, OPENOOD, how_to_get
+from data.catalog import CATALOG, OPENOOD, OUTLIERS, how_to_get
 from data.imglists import LISTS, OVERLAPPING, key_of, list_path, paths_of, places_of, read_list
 from data.prepared import available, labels_of, names_of
 from files import UserError, write_text
@@ -61,15 +61,35 @@ class Benchmark:
 
 
 def benchmark(dataset, data_dir):
-    """The Benchmark of an in-distribution set, of what is prepared. UserError when `dataset` itself is not there."""
+    """The Benchmark of an in-distribution set, of what is prepared. UserError when `dataset` itself is not there.
+
+    A set that OpenOOD does not have gets a tenth of its test images for validation, and the outliers of `OUTLIERS`.
+    """
     if not available(dataset, "test", data_dir, dataset):
         raise UserError(f"{dataset} is not in {data_dir}. {how_to_get(dataset, data_dir)}")
+    if dataset not in OPENOOD:
+        return _without_lists(dataset, data_dir)
     validation, test = _inside(dataset, data_dir)
     groups, missing = {}, {}
     for group, names in OPENOOD[dataset].items():
         found = {name: _outliers(dataset, name, data_dir) for name in names}
         groups[group] = [part for part in found.values() if part]
         if absent := [name for name, part in found.items() if not part]:
+            missing[group] = absent
+    return Benchmark(validation, test, groups, missing)
+
+
+def _without_lists(dataset, data_dir):
+    labels = labels_of(dataset, "test", data_dir, dataset)
+    first = choose(labels, len(labels) // 10, f"{dataset} {dataset}")
+    rest = np.setdiff1d(np.arange(len(labels)), first)
+    validation, test = (Part(dataset, {"test": index}, len(index)) for index in (first, rest))
+    groups, missing = {}, {}
+    for group, names in OUTLIERS[dataset].items():
+        there = [name for name in names if available(name, "test", data_dir, dataset)]
+        sizes = [len(labels_of(name, "test", data_dir, dataset)) for name in there]
+        groups[group] = [Part(name, {"test": np.arange(n)}, n) for name, n in zip(there, sizes)]
+        if absent := [name for name in names if name not in there]:
             missing[group] = absent
     return Benchmark(validation, test, groups, missing)
 
