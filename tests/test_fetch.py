@@ -21,7 +21,7 @@ from files import UserError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 MD5 = md5(CONTENT).hexdigest()
-QUICK = fetch.Patience(timeout=0.3, tries=3, pause=0.01)
+PATIENCE = fetch.Patience(timeout=5, tries=3, pause=0.01)  # a busy machine is not a stalled server
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -88,7 +88,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(fetch, "PATIENCE", QUICK)
+    monkeypatch.setattr(fetch, "PATIENCE", PATIENCE)
     server = Server()
     server.files["/file"] = CONTENT
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -115,11 +115,12 @@ def test_a_cut_download_goes_on_where_it_was(server, tmp_path):
     assert len(server.asked) == 3, "what is there is not asked for again"
 
 
-def test_silence_and_trickles_are_cut_short(server, tmp_path):
+def test_silence_and_trickles_are_cut_short(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "PATIENCE", replace(PATIENCE, timeout=0.3))
     server.faults["/file"] = ["stall", "trickle"]
     start = time.monotonic()
     assert get(server, tmp_path) == CONTENT
-    assert 0.6 < time.monotonic() - start < 5
+    assert 0.6 < time.monotonic() - start < 20
     assert server.asked[1] == ("/file", "bytes=150000-") and int(server.asked[2][1][6:-1]) < 150_100
 
 
