@@ -77,7 +77,12 @@ def train_on(batches, step_of, objective, optimizer, adversary, recipe, steps, i
 
 
 def channels_last(images):
-    """The images with the channels innermost in memory; (N, B, 3, H, W) or (B, 3, H, W), the shape stays."""
+    """The images with the channels innermost in memory; (N, B, 3, H, W) or (B, 3, H, W), the shape stays.
+
+    Grey images, whose channels are one and the same memory, are left so.
+    """
+    if images.stride(-3) == 0:
+        return images
     if images.dim() == 4:
         return images.contiguous(memory_format=torch.channels_last)
     return images.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, images.shape[:2])

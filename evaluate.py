@@ -8,8 +8,7 @@
 For each run, with the last epoch's weights and with the best (test) epoch's:
   logits/<set>.npz, logits_best/<set>.npz     logits (N, n, C) float32, labels (n) int64, −1 for outliers
   calibration.json                            temperatures of both protocols; thresholds of every score
-  metrics.csv                                 benchmark, set, group, weights, score, metric, value (fractions)
-  openood.json                                how our images differ from OpenOOD's
+  metrics.csv                                 benchmark, set, group, weights, score, metric, value (fractions), note
 
 Outlier sets that are not prepared are named and left out; when they are there later, the same command adds them
 without running the network again on the others. Minutes on a CPU for 32×32 networks, seconds for LeNet or on a GPU.
@@ -47,6 +46,8 @@ REJECTED = (0.1, 0.5, 1, 2, 5, 10, 20)  # per cent of in-distribution samples th
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders that train.py has finished")
+    parser.add_argument("--if-changed", action="store_true", help="leave runs whose metrics.csv is newer than their "
+                        "weights and than every prepared set")
     parser.add_argument("--pretrained", nargs="?", const="", metavar="FILE", help="make a run of torchvision's "
                         "ResNet18 for ImageNet-1k and evaluate it; FILE: its weights, else they are downloaded")
     parser.add_argument("--results-dir", default="results", help="where --pretrained puts its run")
@@ -64,8 +65,16 @@ def main():
         with parallel.failing_together(UserError):
             args.runs.append(adopt(args.results_dir, args.pretrained, parallel.is_main()))
     reading = {"on_bad_image": args.on_bad_image, "decode": args.decode, "workers": args.workers}
+    if args.if_changed:
+        args.runs = [run for run in args.runs if not up_to_date(run, args.data_dir)]
     for run in args.runs:
         evaluate(run, args.data_dir, device, reading)
+
+
+def up_to_date(run, data_dir):
+    sources = [run / "weights.pt", *Path(data_dir).glob("*/manifest.json")]
+    made = run / "metrics.csv"
+    return made.exists() and all(path.stat().st_mtime < made.stat().st_mtime for path in sources if path.exists())
 
 
 def evaluate(run, data_dir, device, reading):
@@ -87,17 +96,16 @@ def evaluate(run, data_dir, device, reading):
         rows += [("", name, "", weights, "", "unreadable_images", n) for name, n in dumps.unreadable.items()]
     if parallel.is_main():
         runs.write_json(run / "calibration.json", fitted)
-        columns = ("benchmark", "set", "group", "weights", "score", "metric", "value")
-        runs.write_table(run / "metrics.csv", [dict(zip(columns, row)) for row in rows])
-        runs.write_json(run / "openood.json", {"notes": splits.notes})
+        columns = ("benchmark", "set", "group", "weights", "score", "metric", "value", "note")
+        runs.write_table(run / "metrics.csv", [dict(zip(columns, (*row, ""))) for row in rows])
         absent = [name for name in groups if name not in outliers]
         absent += sum(splits.missing.values(), [])
         left_out = f"; not prepared: {', '.join(dict.fromkeys(absent))}" if absent else ""
         print(f"{run}: {len(rows)} metrics{left_out}")
 
 
-# Rows are (benchmark, set, group, score, metric, value). On other processes than the first, which only help to run the
-# network, they are empty.
+# Rows are (benchmark, set, group, score, metric, value) and sometimes a note. On other processes than the first, which
+# only help to run the network, they are empty.
 
 def dismax_rows(dumps, dataset, outliers):
     """The benchmark of the DisMax paper, by both protocols, for the mean of the members' logits; and what was fitted.
@@ -133,16 +141,19 @@ def openood_rows(dumps, dataset, splits, data_dir):
     saved, rows, temperature = dumps.of(dataset), [], None
     if saved:
         logits, labels = saved
-        validation, test = splits.validation.index["test"], splits.test.index["test"]
+        validation, test = (within(part.index["test"], logits) for part in (splits.validation, splits.test))
         temperature = calibration.fit_temperature(logits.mean(0)[validation], labels[validation])
         quality = calibrated_metrics(logits.mean(0)[test], labels[test], temperature)
-        rows = [("openood", dataset, "id", "", metric, value) for metric, value in quality.items()]
+        rows = [("openood", dataset, "id", "", "images", len(test), splits.test.note)]
+        rows += [("openood", dataset, "id", "", metric, value) for metric, value in quality.items()]
         in_scores = openood_scores(logits[:, test], temperature)
     for group, parts in splits.groups.items():
         for part in parts:
             pieces = [(dumps.of(part.name, split), index) for split, index in part.index.items()]
             if temperature:
-                out_scores = openood_scores(np.concatenate([z[:, index] for (z, _), index in pieces], 1), temperature)
+                out_scores = openood_scores(np.concatenate([z[:, within(index, z)] for (z, _), index in pieces], 1),
+                                            temperature)
+                rows.append(("openood", part.name, group, "", "images", len(part), part.note))
                 rows += [("openood", part.name, group, score, metric, value) for score, values in in_scores.items()
                          for metric, value in detection_metrics(values, out_scores[score]).items()]
     for name in [CORRUPTED[dataset]] if dataset in CORRUPTED else []:
@@ -151,9 +162,15 @@ def openood_rows(dumps, dataset, splits, data_dir):
                 logits, labels = saved[0].mean(0), saved[1]
                 own = calibration.fit_temperature(logits[validation], labels[validation])  # on corrupted images
                 quality = calibrated_metrics(logits[test], labels[test], own)
-                rows += [("openood", f"{name}_{corruption}", f"corrupted_{severity}", "", metric, value)
-                         for metric, value in quality.items()]
+                place = "openood", f"{name}_{corruption}", f"corrupted_{severity}", ""
+                rows.append((*place, "images", len(test), corruptions.note(name, corruption, severity, data_dir)))
+                rows += [(*place, metric, value) for metric, value in quality.items()]
     return rows, temperature
+
+
+def within(index, logits):
+    """Positions, but for those beyond the end of (N, n, L): without files that can't be read a set is shorter."""
+    return index[index < logits.shape[1]]
 
 
 def openood_scores(logits, temperature):

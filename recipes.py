@@ -134,6 +134,17 @@ DATASETS = tuple(dict.fromkeys([*RECIPES["dismax"], *RECIPES["sdde"]]))
 WEIGHTS = {"ncl": 0.1, "adp": 0.1, "dice": 0.2, "gradcam": 0.005, "input_gradient": 0.1}  # input_gradient: ours
 
 
+def method_of(label):
+    """(name, Method) of --loss: a name of METHODS, or head-members-diversity[-outliers] as `label_of` writes it, whose
+    recipe is then the head's. ValueError when it is neither."""
+    if label in METHODS:
+        return label, METHODS[label]
+    head, *choices = label.split("-")
+    if head in DISMAX and len(choices) in (2, 3) and choices[0].isdigit() and choices[1] in DIVERSITIES:
+        return head, METHODS[head].changed(int(choices[0]), *choices[1:])
+    raise ValueError(f"unknown loss {label!r}: choose from {', '.join(METHODS)}, or combine as dismax-5-gradcam")
+
+
 def recipe_of(dataset, name, method=None):
     """The recipe of a method of METHODS, or of one that was changed from it, on a data set.
 
@@ -191,6 +202,13 @@ def published_score(dataset, loss, group):
     if loss.startswith("dismax") and group == "near" and dataset != "imagenet1k":
         return "MPS"
     return SCORES[loss]
+
+
+def sdde_score(dataset, name):
+    """The score that SDDE's released script of a method reads; of a method without a script, the paper's MAL."""
+    if name in ("ncl", "adp", "dice") or (name == "de" and dataset != "imagenet1k"):
+        return "average"
+    return "minmax" if name == "gradcam" and dataset != "imagenet1k" else "logit-average"
 
 
 def flags():

@@ -33,7 +33,7 @@ from data.openood import benchmark
 from data.order import epoch_seed
 from epoch import Adversary, accuracy_of, batches_of, train_on
 from files import UserError
-from recipes import DATASETS, DIVERSITIES, METHODS, OUTLIERS_SHOWN, flags, label_of, recipe_of
+from recipes import DATASETS, DIVERSITIES, METHODS, OUTLIERS_SHOWN, flags, label_of, method_of, recipe_of
 
 # what a run knows of the epoch it is in: the next step, images counted, sums of the report, times, random states
 NEW_EPOCH = {"step": 0, "counted": 0, "sums": 0.0, "train_seconds": 0.0, "seconds": 0.0, "random": None}
@@ -43,7 +43,8 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, choices=DATASETS)
     parser.add_argument("--model", required=True, choices=list(models.MODELS))
-    parser.add_argument("--loss", required=True, choices=list(METHODS))
+    parser.add_argument("--loss", required=True, metavar="METHOD", help=", ".join(METHODS) + "; or for instance "
+                        "dismax-5-gradcam: five DisMax members kept apart by GradCAM")
     parser.add_argument("--members", type=int, help="networks of an ensemble; by default the method's, 1 or 5")
     parser.add_argument("--diversity", choices=DIVERSITIES, help="what keeps members apart; by default the method's")
     parser.add_argument("--outliers", metavar="SET", help="a data set shown as outliers; default: the method's")
@@ -71,14 +72,17 @@ def arguments():
 def main():
     args = arguments()
     parallel.start()
-    method = METHODS[args.loss].changed(args.members, args.diversity, args.outliers)
+    with refused(ValueError):
+        name, method = method_of(args.loss)
+    method = method.changed(args.members, args.diversity, args.outliers)
     if method.outliers == "default":
         if args.dataset not in OUTLIERS_SHOWN:
             raise UserError(f"{args.loss} shows outliers, and neither paper has any for {args.dataset}: --outliers SET")
         method = method.changed(outliers=OUTLIERS_SHOWN[args.dataset])
     if method.members < 1:
         raise UserError(f"--members must be at least 1, got {method.members}")
-    published = recipe_of(args.dataset, args.loss, method)
+    with refused(ValueError):
+        published = recipe_of(args.dataset, name, method)
     recipe = published.changed(**{name: getattr(args, name) for name, _, _ in flags()})
     if recipe.epochs < 1 or recipe.batch_size < 1:
         raise UserError(f"epochs and batch size must be at least 1, got {recipe.epochs} and {recipe.batch_size}")
@@ -97,7 +101,7 @@ def main():
     if method.outliers != "none":
         outliers = open_set(method.outliers, "train", args.data_dir, device, like=args.dataset, **reading)
 
-    label = label_of(args.loss, method)
+    label = label_of(name, method)
     run = runs.folder(args.results_dir, args.dataset, args.model, label, args.seed)
     with contextlib.ExitStack() as held:
         config = None
@@ -120,6 +124,15 @@ def main():
         elif parallel.is_main():
             (run / "checkpoint.pt").unlink(missing_ok=True)  # killed at the very last moment
             print(f"{run} is finished ({recipe.epochs} epochs). Nothing to do; --fresh would start over")
+
+
+@contextlib.contextmanager
+def refused(error_type):
+    """A block whose error is the person's at the terminal."""
+    try:
+        yield
+    except error_type as error:
+        raise UserError(str(error)) from None
 
 
 def train(run, config, recipe, train_set, judged_by, outliers, device):
