@@ -105,7 +105,7 @@ def test_a_set_prepared_later_is_added_without_running_the_network_again(results
     assert (run / "logits" / "digits_789.npz").stat().st_mtime_ns == before
     (run / "logits" / "digits.npz").write_bytes(b"cut")  # a damaged dump is made again
     manifest = json.loads((data / "digits_789/manifest.json").read_text())
-    manifest["splits"]["test"]["sha256"] = "other images"
+    manifest["splits"]["test"]["files"]["test.npz"]["sha256"] = "other images"
     (data / "digits_789/manifest.json").write_text(json.dumps(manifest))
     script("evaluate.py", run, "--data-dir", data, "--device", "cpu")
     assert (run / "metrics.csv").read_text() == expected
