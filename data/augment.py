@@ -25,9 +25,9 @@ def flip(images, flipped):
 
 
 def normalise(images, mean, std):
-    """uint8 (B, C, H, W) → float32 (B, 3, H, W), (pixel/255 − mean)/std with mean and std (3).
+    """uint8 (B, C, H, W) → float32 (B, 3, H, W), (pixel/255 − mean)/std with mean and std (3), or (1) for all channels.
 
-    Grey becomes three equal channels.
+    Grey becomes three equal channels; with a mean and std for all they are one in memory, expanded.
     """
-    mean, std = mean.view(3, 1, 1) * 255, std.view(3, 1, 1) * 255
-    return torch.sub(images, mean).mul_(1 / std)
+    mean, std = mean.view(-1, 1, 1) * 255, std.view(-1, 1, 1) * 255
+    return torch.sub(images, mean).mul_(1 / std).expand(-1, 3, -1, -1)

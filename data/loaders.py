@@ -87,7 +87,9 @@ class ResidentImages:
         self.images = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(device)
         self.labels = torch.from_numpy(labels).to(device)
         self.size = size
-        self.mean, self.std = (torch.tensor(values, device=device) for values in statistics)  # (3) each
+        if self.images.shape[1] == 1 and all(len(set(values)) == 1 for values in statistics):
+            statistics = [values[:1] for values in statistics]  # then the three channels stay one in memory
+        self.mean, self.std = (torch.tensor(values, device=device) for values in statistics)  # (3) each, or (1)
         self._padded = None, None  # (padding, images), made at the first training batch
 
     def __len__(self):
