@@ -70,6 +70,14 @@ def test_normalisation_equals_torchvisions():
     assert ours.shape == (5, 3, 28, 28) and torch.allclose(ours, theirs, atol=1e-5)
 
 
+def test_grey_images_with_one_mean_and_std_stay_one_channel_in_memory():
+    images = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1), dtype=np.uint8)
+    for mean, std, stride in (((0.5,) * 3, (0.5,) * 3, 0), ((0.5, 0.4, 0.5), (0.5,) * 3, 28 * 28)):
+        (shown, _), = loaders.ResidentImages(images, np.zeros(5, int), CPU, 28, (mean, std)).eval_batches()
+        expected = augment.normalise(torch.from_numpy(images).permute(0, 3, 1, 2), *map(torch.tensor, (mean, std)))
+        assert shown.shape == (5, 3, 28, 28) and shown.stride(1) == stride and torch.equal(shown, expected)
+
+
 def test_outliers_are_resized_as_torchvision_resizes_pictures():
     transform = v2.Compose([v2.Resize(28), v2.CenterCrop(28)])
     for shape in ((32, 32, 3), (64, 40, 3), (20, 20, 1)):

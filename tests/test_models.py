@@ -1,6 +1,7 @@
 """Architectures: exact parameter counts, shapes of features and maps, and that every loss trains every network."""
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import models
@@ -46,7 +47,7 @@ def test_parameter_counts(name, classes, body, softmax, isomax, isomaxplus):
         ("resnet18", 512, [(64, 16), (128, 8), (256, 4), (512, 2)]),
         ("resnet50", 2048, [(256, 16), (512, 8), (1024, 4), (2048, 2)]),
         ("resnet18_32x32", 512, [(64, 32), (128, 16), (256, 8), (512, 4)]),
-        ("lenet", 84, [(6, 14), (16, 5), (120, 1)]),
+        ("lenet", 84, [(16, 5), (120, 1)]),
     ],
 )
 def test_features_and_maps_on_request(name, features, maps):
@@ -82,6 +83,60 @@ def test_two_training_steps_with_every_loss(name):
         head = {name for name in before if name.startswith("classifier.")}
         # IsoMax's equal prototypes move the body from the second step on, a zeroed BN its branch one step later still
         assert head <= moved and len(moved - head) > 0.3 * len(before)
+
+
+def plain_lenet(net, images):
+    """Logits and the second block's maps, as one would write them down."""
+    first = F.max_pool2d(F.relu(net.conv1(images)), 2)
+    second = F.max_pool2d(F.relu(net.conv2(first)), 2)
+    third = F.relu(net.conv3(second)).flatten(1)
+    return net.classifier(F.relu(net.fc(third))), second
+
+
+def saliency_gradients(net, logits, maps):
+    """Gradients of cross-entropy and of something that needs second derivatives, as SDDE's loss does."""
+    gradient, = torch.autograd.grad(logits[:, 1].sum(), maps, create_graph=True)
+    cam = F.relu((gradient.mean((2, 3), keepdim=True) * maps).sum(1))
+    loss = F.cross_entropy(logits, torch.arange(len(logits)) % 3) + cam.square().sum()
+    return torch.autograd.grad(loss, list(net.parameters()))
+
+
+@pytest.mark.parametrize("kind", ["colour", "grey", "expanded grey", "no images"])
+def test_lenets_quick_forward_is_the_plain_one(kind):
+    """Logits, maps, and first and second derivatives, in float64, where no rounding makes another pixel the largest."""
+    torch.manual_seed(0)
+    net = models.build("lenet", 3, nn.Linear).double()
+    images = torch.randn(0 if kind == "no images" else 5, 3 if kind == "colour" else 1, 28, 28, dtype=torch.double)
+    images = images.expand(-1, 3, -1, -1)
+    images = images if kind == "expanded grey" else images.contiguous()
+    logits, _, (maps, _) = net(images, return_features=True)
+    plain_logits, plain_maps = plain_lenet(net, images)
+    assert torch.allclose(logits, plain_logits, rtol=0, atol=1e-13)
+    assert torch.allclose(maps, plain_maps, rtol=0, atol=1e-13)
+    if len(images):
+        ours, plain = saliency_gradients(net, logits, maps), saliency_gradients(net, plain_logits, plain_maps)
+        assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(ours, plain))
+
+
+def test_lenet_in_float32_and_in_every_memory_format():
+    torch.manual_seed(0)
+    net = models.build("lenet", 10, nn.Linear)
+    images = torch.randn(8, 3, 28, 28)
+    expected = plain_lenet(net, images)[0]
+    assert torch.allclose(net(images), expected, atol=1e-5)
+    net.to(memory_format=torch.channels_last)
+    assert torch.allclose(net(images.contiguous(memory_format=torch.channels_last)), expected, atol=1e-5)
+    assert list(net.state_dict()) == [f"{layer}.{kind}" for layer in ("classifier", "conv1", "conv2", "conv3", "fc")
+                                      for kind in ("weight", "bias")], "no tables in the weights"
+
+
+def test_lenet_gives_every_channel_of_grey_images_its_own_gradient():
+    torch.manual_seed(0)
+    net = models.build("lenet", 10, nn.Linear).double()
+    images = torch.randn(4, 1, 28, 28, dtype=torch.double).repeat(1, 3, 1, 1).requires_grad_()
+    ours, = torch.autograd.grad(net(images).square().sum(), images)
+    plain, = torch.autograd.grad(plain_lenet(net, images)[0].square().sum(), images)
+    assert torch.allclose(ours, plain, atol=1e-12) and not torch.allclose(ours[:, 0], ours[:, 1])
 
 
 def test_published_habits():
