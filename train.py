@@ -22,16 +22,15 @@ import time
 import torch
 from tqdm import tqdm
 
-import devices
 import models
-import parallel
 import runs
-from assemble import members_of, model_of, objective_of
 from data.catalog import CATALOG
 from data.loaders import digest_of, open_set
 from data.openood import benchmark
 from data.order import epoch_seed
-from epoch import Adversary, accuracy_of, batches_of, train_on
+from engine import devices, parallel
+from engine.assemble import members_of, model_of, objective_of
+from engine.epoch import Adversary, accuracy_of, batches_of, train_on
 from files import UserError
 from recipes import DATASETS, DIVERSITIES, METHODS, OUTLIERS_SHOWN, flags, label_of, method_of, recipe_of
 

@@ -10,13 +10,13 @@ from conftest import script
 
 import models
 import runs
-from assemble import model_of, objective_of
 from data.loaders import ResidentImages
-from epoch import Adversary, batches_of, outlier_batches
+from engine.assemble import model_of, objective_of
+from engine.epoch import Adversary, batches_of, outlier_batches
+from engine.step import frozen_statistics
 from losses import LOSSES
 from losses.diversity import NCLDiversityLoss
 from recipes import METHODS, OUTLIERS_SHOWN, RECIPES, SDDE, label_of, method_of, recipe_of
-from step import frozen_statistics
 
 CPU = torch.device("cpu")
 

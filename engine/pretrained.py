@@ -2,8 +2,8 @@
 import torch
 
 import runs
-from assemble import model_of
 from data.catalog import CATALOG
+from engine.assemble import model_of
 from files import UserError
 from recipes import METHODS, recipe_of
 
