@@ -84,7 +84,7 @@ def benchmark(dataset, data_dir):
 
 
 def _validation_outliers(dataset, groups, data_dir):
-    """1,000 images of the set that VALIDATION_OUTLIERS names, none of which is tested on; None where it is not there."""
+    """1,000 images of the set that VALIDATION_OUTLIERS names, none of them tested on; None where it is not there."""
     name = VALIDATION_OUTLIERS.get(dataset)
     if name is None or not available(name, "test", data_dir, dataset):
         return None
