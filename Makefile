@@ -7,10 +7,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY     ?= $(VENV)/bin/python#   make PY=python3 … uses an environment of yours instead
 DATA   ?= data
+PROCESSES ?=#         a run on so many GPUs of this machine, by torchrun
 # a shortened try goes to a folder of its own, so that it never stands in for the real run
 RESULTS ?= results$(if $(EPOCHS),/epochs$(EPOCHS))
 SEEDS  ?= 1 2 3 4 5
-LOSSES ?= softmax isomax isomaxplus dismax dismax_fpr
 
 MIRRORS = $(foreach mirror,$(MIRROR),--mirror $(mirror))
 READY  := $(if $(filter $(VENV)/bin/python,$(PY)),$(VENV)/ready)
@@ -25,11 +25,17 @@ help:  ## this list
 	@echo
 	@echo 'Variables: SEEDS="1 2 3"  MODELS="resnet34"  LOSSES="softmax dismax_fpr"  EPOCHS=1 (a look; goes to results/epochs1)'
 	@echo '           DEVICE=cuda:1  MIRROR=folder  DATASETS="cifar10 svhn"  PY=python3 (your own environment)'
+	@echo '           PROCESSES=8 (each run on so many GPUs)'
 	@echo 'Scripts:   ./run_cifar10_resnet34.sh … ./run_imagenet1k_resnet18.sh, ./analyze.sh (the DisMax release'\''s commands)'
+	@echo '           run_scripts/sdde.sh METHOD DATASET (SDDE'\''s)'
 
-demo: $(READY)  ## a minute on a laptop: five losses, three seeds, real images, and the table
-	@$(PY) data/prepare.py --for digits --data-dir $(DATA)
-	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory -j $(CORES) runs DATASET=digits MODELS=lenet SEEDS="1 2 3" DEVICE=cpu
+DEMO = $(foreach loss,$(DISMAX_LOSSES),$(foreach seed,1 2 3,$(RESULTS)/digits/lenet/$(loss)/seed$(seed))) \
+       $(foreach loss,de gradcam dismax-5-gradcam,$(RESULTS)/digits/lenet/$(loss)/seed1)
+
+demo: $(READY)  ## two minutes on a laptop: five losses and three ensembles on real images, and two tables
+	@$(PY) data/prepare.py --for digits --data-dir $(DATA) | tail -4
+	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory -j $(CORES) $(addsuffix /weights.pt,$(DEMO)) DEVICE=cpu
+	@$(PY) evaluate.py $(DEMO) --data-dir $(DATA) --device cpu --if-changed
 	@$(PY) analyze.py --dataset digits --results-dir $(RESULTS)
 	@echo
 	@echo 'Digits 0–6 were learned; 7–9 and patches of photographs were told apart from them. A toy: its numbers prove nothing.'
@@ -39,26 +45,23 @@ demo: $(READY)  ## a minute on a laptop: five losses, three seeds, real images, 
 	@echo '  make reproduce-cifar10 MODELS=resnet34                                                the paper'\''s rows, on a GPU'
 
 prepare-data: $(READY)  ## download or take from MIRROR=, verify, convert; DATASETS= narrows it
-	@$(PY) data/prepare.py $(DATASETS) $(MIRRORS) --data-dir $(DATA)
+	@$(PY) data/prepare.py $(DATASETS) $(MIRRORS) --data-dir $(DATA) $(if $(JOBS),--jobs $(JOBS))
 
-reproduce-cifar10:  ## Table 2 of DisMax, CIFAR-10: three networks × five losses × five seeds
+reproduce-cifar10:  ## both papers' CIFAR-10 blocks: three networks × five losses, and five ensembles, × five seeds
 reproduce-cifar100:  ## the same for CIFAR-100
 reproduce-imagenet:  ## DisMax's ImageNet table: ResNet18 × five losses, ImageNet-O; set IMAGENET_DIR
-reproduce-mnist:  ## the DisMax family on MNIST with LeNet: no published row, a laptop job
+reproduce-mnist:  ## SDDE's MNIST block: five ensembles of LeNets × five seeds; a laptop job
 
-reproduce-cifar10 reproduce-cifar100: MODELS ?= densenetbc100 resnet34 wideresnet2810
 reproduce-cifar10: DATASET = cifar10
 reproduce-cifar100: DATASET = cifar100
 reproduce-imagenet: DATASET = imagenet1k
-reproduce-imagenet: MODELS ?= resnet18
 reproduce-imagenet: SEEDS = 1
 reproduce-mnist: DATASET = mnist
-reproduce-mnist: MODELS ?= lenet
 
 # an outlier set that cannot be had is named and shows as missing; a missing training set stops train.py
 reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-mnist: $(READY)
-	@$(PY) data/prepare.py --for $(DATASET) $(MIRRORS) --data-dir $(DATA) || true
-	@$(MAKE) --no-print-directory runs DATASET=$(DATASET) MODELS="$(MODELS)" SEEDS="$(SEEDS)"
+	@$(PY) data/prepare.py --benchmark dismax --benchmark openood --for $(DATASET) $(MIRRORS) --data-dir $(DATA) || true
+	@$(MAKE) --no-print-directory runs DATASET=$(DATASET) SEEDS="$(SEEDS)"
 	@$(PY) analyze.py --dataset $(DATASET) --results-dir $(RESULTS)
 
 analyze: $(READY)  ## all tables from all runs, beside the papers'
@@ -78,13 +81,26 @@ bench: $(READY)  ## speed, against what a user would otherwise run
 
 # ---- runs ----
 
-runs: $(foreach s,$(SEEDS),$(foreach m,$(MODELS),$(foreach l,$(LOSSES),$(RESULTS)/$(DATASET)/$(m)/$(l)/seed$(s)/metrics.csv)))
+# what each paper trained on a data set; MODELS and LOSSES narrow it, and both together name any combination
+DISMAX_LOSSES = softmax isomax isomaxplus dismax dismax_fpr
+SDDE_LOSSES   = de ncl adp dice gradcam
+DISMAX_MODELS = $(strip $(if $(filter cifar%,$(DATASET)),densenetbc100 resnet34 wideresnet2810) \
+                        $(if $(filter imagenet1k,$(DATASET)),resnet18) $(if $(filter digits,$(DATASET)),lenet))
+SDDE_MODELS   = $(strip $(if $(filter cifar%,$(DATASET)),resnet18_32x32) $(if $(filter mnist,$(DATASET)),lenet))
+
+cross  = $(foreach m,$(1),$(foreach l,$(2),$(m)/$(l)))
+narrow = $(if $(2),$(filter $(2),$(1)),$(1))
+BLOCKS = $(if $(and $(MODELS),$(LOSSES)),$(call cross,$(MODELS),$(LOSSES)),\
+  $(call cross,$(call narrow,$(DISMAX_MODELS),$(MODELS)),$(call narrow,$(DISMAX_LOSSES),$(LOSSES))) \
+  $(call cross,$(call narrow,$(SDDE_MODELS),$(MODELS)),$(call narrow,$(SDDE_LOSSES),$(LOSSES))))
+
+runs: $(foreach s,$(SEEDS),$(foreach b,$(BLOCKS),$(RESULTS)/$(DATASET)/$(b)/seed$(s)/metrics.csv))
 
 # dataset model loss seed, from results/<dataset>/<model>/<loss>/seed<k>/<file>
 address = $(subst /, ,$(patsubst $(RESULTS)/%,%,$(@D)))
 
 $(RESULTS)/%/weights.pt: | $(READY)
-	@$(PY) train.py --dataset $(word 1,$(address)) --model $(word 2,$(address)) --loss $(word 3,$(address)) \
+	@$(if $(PROCESSES),$(PY) -m torch.distributed.run --standalone --nproc_per_node=$(PROCESSES),$(PY)) train.py --dataset $(word 1,$(address)) --model $(word 2,$(address)) --loss $(word 3,$(address)) \
 	  --seed $(patsubst seed%,%,$(word 4,$(address))) --data-dir $(DATA) --results-dir $(RESULTS) \
 	  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DEVICE),--device $(DEVICE))
 

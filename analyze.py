@@ -8,6 +8,8 @@
 Prints, and writes to <results-dir>/tables/ as CSV, Markdown and LaTeX:
   dismax_<dataset>          the layout of DisMax's Table 2, the paper and ours under both protocols; the CSV is tidy
   dismax_<dataset>_scores   AUROC of every method under every score, honest protocol
+  openood_<dataset>         the openood benchmark: the paper and ours, as published and with one score for all
+  openood_<dataset>_scores  near and far AUROC of every method under every score
   runs                      one row a run: device, wall-clock, versions, accuracies (CSV only)
 """
 import argparse
@@ -18,17 +20,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+import openood_tables
 import runs
 from data.catalog import CATALOG, OUTLIERS
 from files import UserError, write_text
-from recipes import PUBLISHED, PUBLISHED_SEEDS, published_score
+from recipes import DATASETS, PUBLISHED, PUBLISHED_SEEDS, published_score
 from tables import publish
+from verdicts import number, verdict
 
 PAPERS = Path(__file__).resolve().parent / "results" / "papers"
 METHODS = {"softmax": "SoftMax", "isomax": "IsoMax", "isomaxplus": "IsoMax+", "dismax": "DisMax",
            "dismax_fpr": "DisMax†"}
+ENSEMBLES = {"de": "DE", "ncl": "NCL", "adp": "ADP", "dice": "DICE", "gradcam": "SDDE",
+             "input_gradient": "input gradient", "oe": "OE", "gradcam_oe": "SDDE + OE"}
 MODELS = {"densenetbc100": "DenseNetBC100", "resnet34": "ResNet34", "wideresnet2810": "WideResNet-28-10",
-          "resnet18": "ResNet18", "lenet": "LeNet"}
+          "resnet18_32x32": "ResNet18", "resnet18": "ResNet18", "resnet50": "ResNet50", "lenet": "LeNet"}
 
 # which weights, which ECE, and which ending of the detection metrics in metrics.csv
 Protocol = namedtuple("Protocol", "weights ece ending")
@@ -66,22 +72,20 @@ def columns_of(dataset):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results-dir", type=Path, default=Path("results"))
-    parser.add_argument("--dataset", choices=list(OUTLIERS))
+    parser.add_argument("--dataset", choices=DATASETS)
     parser.add_argument("--report", action="store_true", help="also draw figures and write report.html")
     args = parser.parse_args()
     table, metrics = read_runs(args.results_dir, args.dataset or "*")
     tables, pages = args.results_dir / "tables", []
     write_text(tables / "runs.csv", table.to_csv(index=False))
-    for dataset in (name for name in OUTLIERS if name in set(table.dataset)):
-        name, title = f"dismax_{dataset}", CATALOG[dataset].title
-        ours = metrics[metrics.dataset == dataset]
-        tidy = compare(dataset, ours)
-        write_text(tables / f"{name}.csv", tidy.to_csv(index=False))
-        page = publish(tables / name, title, sections(dataset, tidy, table[table.dataset == dataset]), LEGEND)
-        tidy = scores(ours)
-        write_text(tables / f"{name}_scores.csv", tidy.to_csv(index=False))
-        page += publish(tables / f"{name}_scores", f"{title}: AUROC (%) under every score", score_sections(tidy),
-                        "honest protocol: last epoch; a tie counts half.", show=False)
+    for dataset in (name for name in DATASETS if name in set(table.dataset)):
+        ours, title = metrics[metrics.dataset == dataset], CATALOG[dataset].title
+        page = ""
+        if set(METHODS) & set(ours.loss):
+            single = table[(table.dataset == dataset) & table.loss.isin(list(METHODS))]
+            page += dismax_tables(tables, dataset, title, ours, single)
+        if set(ours.loss) - set(METHODS):
+            page += ensemble_tables(tables, dataset, title, ours)
         pages.append((dataset, page))
     print(f"Written to {tables}/")
     if args.report:
@@ -89,6 +93,30 @@ def main():
 
         write_report(args.results_dir, pages, table, METHODS, TITLES)
         print(f"Written to {args.results_dir}/report.html")
+
+
+def dismax_tables(tables, dataset, title, ours, table):
+    name, tidy = f"dismax_{dataset}", compare(dataset, ours)
+    write_text(tables / f"{name}.csv", tidy.to_csv(index=False))
+    page = publish(tables / name, title, sections(dataset, tidy, table), LEGEND)
+    tidy = scores(ours)
+    write_text(tables / f"{name}_scores.csv", tidy.to_csv(index=False))
+    return page + publish(tables / f"{name}_scores", f"{title}: AUROC (%) under every score", score_sections(tidy),
+                          "honest protocol: last epoch; a tie counts half.", show=False)
+
+
+def ensemble_tables(tables, dataset, title, ours):
+    name, names = f"openood_{dataset}", {**ENSEMBLES, **METHODS}
+    papers = pd.read_csv(PAPERS / "sdde_ood.csv")
+    tidy = openood_tables.compare(dataset, ours, papers, names)
+    write_text(tables / f"{name}.csv", tidy.to_csv(index=False))
+    parts = openood_tables.sections(tidy, ours, MODELS)
+    page = publish(tables / name, f"{title}, openood", parts, openood_tables.LEGEND)
+    tidy = openood_tables.scores(ours)
+    write_text(tables / f"{name}_scores.csv", tidy.to_csv(index=False))
+    return page + publish(
+        tables / f"{name}_scores", f"{title}, openood: AUROC (%) under every score",
+        openood_tables.score_sections(tidy, dataset, names, MODELS), openood_tables.LEGEND, show=False)
 
 
 def read_runs(results_dir, dataset):
@@ -105,12 +133,14 @@ def read_runs(results_dir, dataset):
                 "parameters", "last_accuracy", "best_accuracy", "best_epoch", "wall_clock_seconds")},
             **{key: session[key] for key in ("device", "torch", "commit")},
         })
-        frames.append(pd.read_csv(run / "metrics.csv", keep_default_na=False).assign(**config["run"], changed=changed))
+        frame = pd.read_csv(run / "metrics.csv", keep_default_na=False)
+        frames.append(frame.assign(**config["run"], changed=changed, note=frame.get("note", "")))
     if not rows:
         where = results_dir if dataset == "*" else results_dir / dataset
         raise UserError(f"no evaluated run below {where}. "
                         "`make demo` makes some in a minute, `make reproduce-cifar10` the paper's")
-    return pd.DataFrame(rows), pd.concat(frames, ignore_index=True)
+    metrics = pd.concat(frames, ignore_index=True)
+    return pd.DataFrame(rows), metrics.assign(note=metrics.note.fillna(""))
 
 
 # ---- ours beside the paper's ----
@@ -118,6 +148,7 @@ def read_runs(results_dir, dataset):
 
 def compare(dataset, metrics):
     """Tidy: a row a model × method × protocol × column, with the paper's value, ours, and what to think of it."""
+    metrics = metrics[(metrics.benchmark == "dismax") & metrics.loss.isin(list(METHODS))]
     papers = pd.concat([pd.read_csv(path) for path in sorted(PAPERS.glob("dismax_*.csv"))]).fillna({"loss": ""})
     papers = papers[papers.dataset == dataset]
     rows = []
@@ -155,21 +186,6 @@ def seed_values(ours, dataset, loss, column, protocol):
     score = published_score(dataset, loss, column.group) if loss and column.group != "id" else ""
     chosen = (ours.set == column.set) & (ours.weights == weights) & (ours.metric == metric) & (ours.score == score)
     return ours[chosen].value.to_numpy(float) * column.scale
-
-
-def verdict(column, paper, paper_n, values, comparable):
-    """The paper's value and ours; Δ, tolerance and "ok" or "OFF" where both are there and the recipe is the paper's."""
-    n = len(values)
-    mean, std = values.mean() if n else np.nan, values.std(ddof=1) if n > 1 else np.nan
-    theirs, their_std = (getattr(paper, f"{column.paper}{end}", np.nan) for end in ("", "_std"))
-    tolerance, word = np.nan, ""
-    if comparable and np.isfinite(mean - theirs):
-        spread = np.nan_to_num(their_std)  # the ImageNet table has none
-        our_spread = std if n > 1 else spread  # one seed says nothing of its spread: take the paper's
-        tolerance = max(column.tau, 2 * np.sqrt(spread**2 / paper_n + our_spread**2 / n))
-        word = "ok" if abs(mean - theirs) <= tolerance else "OFF"
-    return {"paper": theirs, "paper_std": their_std, "paper_n": paper_n, "ours": mean, "ours_std": std, "ours_n": n,
-            "delta": mean - theirs, "tolerance": tolerance, "verdict": word}
 
 
 def sections(dataset, tidy, table):
@@ -219,18 +235,13 @@ def our_number(cell, column, seeds):
     return number(cell.ours, cell.ours_std, column.digits) + (f" (n = {cell.ours_n})" if cell.ours_n != seeds else "")
 
 
-def number(mean, std, digits):
-    if not np.isfinite(mean):
-        return "–"
-    return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if np.isfinite(std) else "")
-
-
 # ---- every method under every score ----
 
 
 def scores(metrics):
     """Tidy: AUROC of every score on every outlier set, mean, std and n over seeds; last epoch."""
-    chosen = metrics[(metrics.metric == "auroc") & (metrics.weights == "last")]
+    chosen = metrics[(metrics.benchmark == "dismax") & (metrics.metric == "auroc") & (metrics.weights == "last")
+                     & metrics.loss.isin(list(METHODS))]
     by = chosen.groupby(["model", "changed", "set", "loss", "score"], sort=False).value
     return (100 * by.agg(["mean", "std"])).assign(n=by.size()).reset_index()
 

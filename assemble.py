@@ -4,7 +4,7 @@ from functools import partial
 import models
 from data.catalog import CATALOG
 from files import UserError
-from losses import LOSSES
+from losses import LOSSES, diversity
 from step import Objective
 
 
@@ -25,31 +25,25 @@ def objective_of(model, config, recipe):
     """The Objective of a run's config, its diversity losses on the model's device."""
     method = config["method"]
     second = LOSSES[method["head"]][1]
+    if method["members"] < 2 and method["diversity"] != "none":
+        raise UserError(f"--diversity {method['diversity']} keeps members apart: it needs --members 2 or more")
     if method["head"] == "dismax_fpr":
         second = partial(second, alpha=recipe.alpha)
     terms, weights = {}, {}
     if method["diversity"] != "none":
-        terms["diversity"] = diversity_loss(method["diversity"], recipe, model, config["run"]["dataset"])
+        terms["diversity"] = diversity_loss(method["diversity"], recipe, model)
         weights["diversity"] = recipe.diversity_weight
     if method["outliers"] != "none":
-        from losses.diversity import OEDiversityLoss
+        terms["outlier"], weights["outlier"] = diversity.OEDiversityLoss(), recipe.outlier_weight
+    criteria = [second(member.classifier) for member in members_of(model)]
+    return Objective(model, criteria, terms, weights, image_gradients=method["diversity"] == "input_gradient")
 
-        terms["outlier"], weights["outlier"] = OEDiversityLoss(), recipe.outlier_weight
-    return Objective(model, [second(member.classifier) for member in members_of(model)], terms, weights)
 
-
-def diversity_loss(name, recipe, model, dataset):
-    from losses import diversity
-
-    if len(members_of(model)) < 2:
-        raise UserError(f"--diversity {name} keeps members apart: it needs --members 2 or more")
+def diversity_loss(name, recipe, model):
+    head, device = members_of(model)[0].classifier, next(model.parameters()).device
     if name == "dice":
-        features = members_of(model)[0].classifier.num_features
-        discriminator = diversity.Discriminator(CATALOG[dataset].classes, features).to(next(model.parameters()).device)
-        return diversity.DiceDiversityLoss(discriminator)
-    return {
-        "ncl": diversity.NCLDiversityLoss,
-        "adp": partial(diversity.ADPDiversityLoss, recipe.adp_alpha, recipe.adp_beta),
-        "gradcam": diversity.GradCAMDiversityLoss,
-        "input_gradient": partial(diversity.InputGradientDiversityLoss, "gt"),
-    }[name]()
+        return diversity.DiceDiversityLoss(diversity.DiceDiscriminator(head.num_classes, head.num_features).to(device))
+    if name == "adp":
+        return diversity.ADPDiversityLoss(recipe.adp_alpha, recipe.adp_beta)
+    return {"ncl": diversity.NCLDiversityLoss, "gradcam": diversity.GradCAMDiversityLoss,
+            "input_gradient": lambda: diversity.InputGradientDiversityLoss("gt")}[name]()

@@ -8,41 +8,46 @@
 For each run, with the last epoch's weights and with the best (test) epoch's:
   logits/<set>.npz, logits_best/<set>.npz     logits (N, n, C) float32, labels (n) int64, −1 for outliers
   calibration.json                            temperatures of both protocols; thresholds of every score
-  metrics.csv                                 benchmark, set, group, weights, score, metric, value (fractions)
+  metrics.csv                                 benchmark, set, group, weights, score, metric, value (fractions), note
 
 Outlier sets that are not prepared are named and left out; when they are there later, the same command adds them
 without running the network again on the others. Minutes on a CPU for 32×32 networks, seconds for LeNet or on a GPU.
 """
 import argparse
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import devices
 import parallel
 import runs
-from assemble import model_of
-from data.catalog import OUTLIERS
-from data.loaders import available, digest_of, open_set
-from files import UserError, written_whole
+from data import corruptions
+from data.catalog import CORRUPTED, OUTLIERS
+from data.loaders import available
+from data.openood import benchmark
+from dumps import WEIGHTS, Dumps
+from files import UserError
 from metrics import calibration
 from metrics.detection import detection_metrics
-from metrics.published import published_detection_metrics
-from metrics.scores import SCORES
+from metrics.ensemble import ensemble_scores
+from metrics.published import (
+    published_calibration_error,
+    published_detection_metrics,
+    published_negative_log_likelihood,
+)
+from metrics.scores import SCORES as DISMAX_SCORES
 from pretrained import adopt
-from step import as_ensemble
 
-WEIGHTS = {"last": ("weights.pt", "logits"), "best": ("weights_best.pt", "logits_best")}  # name → file, folder
 REJECTED = (0.1, 0.5, 1, 2, 5, 10, 20)  # per cent of in-distribution samples that a threshold turns away
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders that train.py has finished")
+    parser.add_argument("--if-changed", action="store_true", help="leave runs whose metrics.csv is newer than their "
+                        "weights and than every prepared set")
     parser.add_argument("--pretrained", nargs="?", const="", metavar="FILE", help="make a run of torchvision's "
                         "ResNet18 for ImageNet-1k and evaluate it; FILE: its weights, else they are downloaded")
     parser.add_argument("--results-dir", default="results", help="where --pretrained puts its run")
@@ -60,8 +65,16 @@ def main():
         with parallel.failing_together(UserError):
             args.runs.append(adopt(args.results_dir, args.pretrained, parallel.is_main()))
     reading = {"on_bad_image": args.on_bad_image, "decode": args.decode, "workers": args.workers}
+    if args.if_changed:
+        args.runs = [run for run in args.runs if not up_to_date(run, args.data_dir)]
     for run in args.runs:
         evaluate(run, args.data_dir, device, reading)
+
+
+def up_to_date(run, data_dir):
+    sources = [run / "weights.pt", *Path(data_dir).glob("*/manifest.json")]
+    made = run / "metrics.csv"
+    return made.exists() and all(path.stat().st_mtime < made.stat().st_mtime for path in sources if path.exists())
 
 
 def evaluate(run, data_dir, device, reading):
@@ -70,108 +83,124 @@ def evaluate(run, data_dir, device, reading):
         raise UserError(f"{run} is not a finished run: it has no weights.pt. Train it first: python train.py --help")
     config = runs.read_config(run)
     dataset = config["run"]["dataset"]
-    groups = {dataset: "id", **{name: group for group, names in OUTLIERS[dataset].items() for name in names}}
-    names = [name for name in groups if name == dataset or available(name, "test", data_dir)]
+    groups = {name: group for group, names in OUTLIERS.get(dataset, {}).items() for name in names}
+    outliers = {name: group for name, group in groups.items() if available(name, "test", data_dir, dataset)}
+    splits = benchmark(dataset, data_dir)
 
-    rows, temperatures = [], {}
+    rows, fitted = [], {}
     for weights in WEIGHTS:
-        logits, labels, unreadable = logits_of(run, config, weights, names, data_dir, device, reading)
-        if not parallel.is_main():
-            continue
-        rows += [(name, groups[name], weights, "", "unreadable_images", n) for name, n in unreadable.items() if n]
-        z = logits[dataset].astype(np.float64)
-        quality, temperatures[weights] = quality_metrics(z, labels[dataset])
-        rows += [(dataset, "id", weights, "", metric, value) for metric, value in quality.items()]
-        in_scores, published_in_scores = all_scores(z), all_scores(logits[dataset], published=True)
-        temperatures[weights]["thresholds"] = {
-            score: {f"{percent:g}": np.percentile(values, percent) for percent in REJECTED}
-            for score, values in in_scores.items()}
-        for name in names[1:]:
-            out_scores, published_out_scores = all_scores(logits[name]), all_scores(logits[name], published=True)
+        dumps = Dumps(run, config, weights, data_dir, device, reading)
+        found, fitted[weights] = dismax_rows(dumps, dataset, outliers)
+        more, fitted[weights]["temperature_openood_validation"] = openood_rows(dumps, dataset, splits, data_dir)
+        rows += [(*row[:3], weights, *row[3:]) for row in found + more]
+        rows += [("", name, "", weights, "", "unreadable_images", n) for name, n in dumps.unreadable.items()]
+    if parallel.is_main():
+        runs.write_json(run / "calibration.json", fitted)
+        columns = ("benchmark", "set", "group", "weights", "score", "metric", "value", "note")
+        runs.write_table(run / "metrics.csv", [dict(zip(columns, (*row, ""))) for row in rows])
+        absent = [name for name in groups if name not in outliers]
+        absent += sum(splits.missing.values(), [])
+        left_out = f"; not prepared: {', '.join(dict.fromkeys(absent))}" if absent else ""
+        print(f"{run}: {len(rows)} metrics{left_out}")
+
+
+# Rows are (benchmark, set, group, score, metric, value) and sometimes a note. On other processes than the first, which
+# only help to run the network, they are empty.
+
+def dismax_rows(dumps, dataset, outliers):
+    """The benchmark of the DisMax paper, by both protocols, for the mean of the members' logits; and what was fitted.
+
+    Args:
+        outliers: set → group.
+    """
+    saved, rows, fitted = dumps.of(dataset), [], {}
+    if saved:
+        logits, labels = saved[0].mean(0), saved[1]  # (N, n, C) → (n, C)
+        z = logits.astype(np.float64)
+        quality, fitted = quality_metrics(z, labels)
+        rows = [("dismax", dataset, "id", "", metric, value) for metric, value in quality.items()]
+        in_scores, published_in_scores = all_scores(z), all_scores(logits, published=True)
+        fitted["thresholds"] = {score: {f"{percent:g}": np.percentile(values, percent) for percent in REJECTED}
+                                for score, values in in_scores.items()}
+    for name, group in outliers.items():
+        if saved := dumps.of(name):
+            logits = saved[0].mean(0)
+            out_scores, published_out_scores = all_scores(logits.astype(np.float64)), all_scores(logits, published=True)
             for score, values in in_scores.items():
                 found = detection_metrics(values, out_scores[score])
                 if score in published_in_scores:
                     found |= {f"{metric}_published": value for metric, value in published_detection_metrics(
                         published_in_scores[score], published_out_scores[score]).items()}
-                rows += [(name, groups[name], weights, score, metric, value) for metric, value in found.items()]
-
-    if not parallel.is_main():
-        return
-    runs.write_json(run / "calibration.json", temperatures)
-    columns = ("set", "group", "weights", "score", "metric", "value")
-    runs.write_table(run / "metrics.csv", [{"benchmark": "dismax", **dict(zip(columns, row))} for row in rows])
-    absent = [name for name in groups if name not in names]
-    left_out = f"; not prepared: {', '.join(absent)}" if absent else ""
-    print(f"{run}: {len(rows)} metrics of {', '.join(names)}{left_out}")
+                rows += [("dismax", name, group, score, metric, value) for metric, value in found.items()]
+    return rows, fitted
 
 
-def logits_of(run, config, weights, names, data_dir, device, reading):
-    """From disk or from the network, by name: logits (n, C) float32 (the mean over the N members), labels (n), and how
-    many images could not be read. On other processes than the first: nothing."""
-    if weights == "best" and config["best_epoch"] == config["recipe"]["epochs"]:
-        weights = "last"  # they are the same weights
-    file, folder = WEIGHTS[weights]
-    dataset = config["run"]["dataset"]
-    model = None
-    logits, labels, unreadable = {}, {}, {}
-    for name in names:
-        path, digest = run / folder / f"{name}.npz", digest_of(name, "test", data_dir)
-        saved = read_logits(path, digest) if parallel.is_main() else None
-        if parallel.from_main(saved is None):
-            if model is None:
-                model = model_of(config)
-                model.load_state_dict(runs.load_state(run / file))
-                model.to(device, memory_format=torch.channels_last).eval()
-            statistics = config["recipe"]["mean"], config["recipe"]["std"]
-            data = open_set(name, "test", data_dir, device, like=dataset, statistics=statistics, **reading)
-            saved = forward(model, data, f"{weights} weights on {name}", is_id=name == dataset)
-            if saved is None:
-                continue
-            if not np.isfinite(saved[0]).all():
-                raise UserError(f"the network of {run} answers {name} with NaN or infinity: its training diverged. "
-                                "Train it again with --fresh and a lower --lr")
-            with written_whole(path) as out:
-                np.savez(out, logits=saved[0], labels=saved[1], unreadable=saved[2], source=digest)
-        if saved is not None:
-            logits[name], labels[name], unreadable[name] = saved[0].mean(0), saved[1], int(saved[2])  # (n, C), (n)
-    return logits, labels, unreadable
+def openood_rows(dumps, dataset, splits, data_dir):
+    """The `openood` benchmark: temperature and selection on validation images, every score of members and of their mean
+    logits; and the temperature."""
+    saved, rows, temperature = dumps.of(dataset), [], None
+    if saved:
+        logits, labels = saved
+        validation, test = (within(part.index["test"], logits) for part in (splits.validation, splits.test))
+        temperature = calibration.fit_temperature(logits.mean(0)[validation], labels[validation])
+        quality = calibrated_metrics(logits.mean(0)[test], labels[test], temperature)
+        rows = [("openood", dataset, "id", "", "images", len(test), splits.test.note)]
+        rows += [("openood", dataset, "id", "", metric, value) for metric, value in quality.items()]
+        in_scores = openood_scores(logits[:, test], temperature)
+    for group, parts in splits.groups.items():
+        for part in parts:
+            pieces = [(dumps.of(part.name, split), index) for split, index in part.index.items()]
+            if temperature:
+                out_scores = openood_scores(np.concatenate([z[:, within(index, z)] for (z, _), index in pieces], 1),
+                                            temperature)
+                rows.append(("openood", part.name, group, "", "images", len(part), part.note))
+                rows += [("openood", part.name, group, score, metric, value) for score, values in in_scores.items()
+                         for metric, value in detection_metrics(values, out_scores[score]).items()]
+    for name in [CORRUPTED[dataset]] if dataset in CORRUPTED else []:
+        for corruption, severity in corruptions.available(name, data_dir):
+            if saved := dumps.of_corrupted(name, corruption, severity):
+                logits, labels = saved[0].mean(0), saved[1]
+                own = calibration.fit_temperature(logits[validation], labels[validation])  # on corrupted images
+                quality = calibrated_metrics(logits[test], labels[test], own)
+                place = "openood", f"{name}_{corruption}", f"corrupted_{severity}", ""
+                rows.append((*place, "images", len(test), corruptions.note(name, corruption, severity, data_dir)))
+                rows += [(*place, metric, value) for metric, value in quality.items()]
+    return rows, temperature
 
 
-def read_logits(path, digest):
-    """Saved (logits, labels, unreadable) if they were made from the very images that are there now, else None."""
-    try:
-        with np.load(path) as content:
-            parts = content["logits"], content["labels"], content["unreadable"]
-            return parts if content["source"] == digest else None
-    except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
-        return None  # absent or damaged: make it again
+def within(index, logits):
+    """Positions, but for those beyond the end of (N, n, L): without files that can't be read a set is shorter."""
+    return index[index < logits.shape[1]]
 
 
-@torch.inference_mode()
-def forward(model, data, title, is_id):
-    """(logits (N, n, C) float32, labels (n), unreadable images) on the first process, None on the others."""
-    logits, labels = [], []
-    hidden = None if parallel.is_main() else True
-    with tqdm(total=len(data), unit="img", desc=title, disable=hidden, leave=False) as bar:
-        for images, targets in data.eval_batches(shard=parallel.shard()):
-            logits.append(as_ensemble(model(images)).float())  # (N, B, C)
-            labels.append(targets)
-            bar.update(len(targets) * parallel.shard()[1])
-    parts = parallel.gathered((
-        torch.cat(logits, 1).cpu().numpy(), torch.cat(labels).cpu().numpy(), len(getattr(data, "bad", ()))))
-    if parts is None:
-        return None
-    logits, labels, unreadable = zip(*parts)
-    labels = np.concatenate(labels)
-    return np.concatenate(logits, 1), labels if is_id else np.full_like(labels, -1), sum(unreadable)
+def openood_scores(logits, temperature):
+    """score → (n): SDDE's, of logits (N, n, L) over the temperature, and DisMax's, of the mean logits as they are."""
+    mean = torch.from_numpy(logits).double().mean(0)
+    own = {name: DISMAX_SCORES[name](mean) for name in ("ES", "MMLS", "MMLES", "MMLEPS")}
+    return {name: values.numpy() for name, values in {**ensemble_scores(logits, temperature), **own}.items()}
+
+
+def calibrated_metrics(logits, labels, temperature):
+    """Accuracy, and calibration of (n, L) logits before and after they are divided by the temperature."""
+    found = {"accuracy": calibration.accuracy(logits, labels)}
+    for suffix, z in (("_uncalibrated", logits), ("", logits / temperature)):
+        probabilities = calibration.probabilities_of(z)
+        found |= {
+            f"ece{suffix}": calibration.expected_calibration_error(probabilities, labels),
+            f"ece_published{suffix}": published_calibration_error(probabilities.astype(np.float32), labels),
+            f"nll{suffix}": calibration.negative_log_likelihood(z, labels),
+            f"nll_published{suffix}": published_negative_log_likelihood(z, labels),
+            f"brier{suffix}": calibration.brier_score(probabilities, labels),
+        }
+    return found
 
 
 def all_scores(logits, published=False):
-    """score → (n) float64. `published`: the paper's six, from a float32 softmax where they are probabilities."""
+    """score → (n) of logits (n, C). `published`: DisMax's six, from a float32 softmax where they are probabilities."""
     z = torch.from_numpy(logits)
     if not published:
-        return {name: score(z.double()).numpy() for name, score in SCORES.items()}
-    scores = {name: score(z).numpy() for name, score in SCORES.items() if name not in ("energy", "max_logit")}
+        return {name: score(z.double()).numpy() for name, score in DISMAX_SCORES.items()}
+    scores = {name: score(z).numpy() for name, score in DISMAX_SCORES.items() if name not in ("energy", "max_logit")}
     return scores | {"MPS": z.softmax(1).amax(1).numpy()}
 
 

@@ -16,7 +16,12 @@ class Method:
     head: str  # a name of losses.LOSSES
     members: int = 1
     diversity: str = "none"  # or a name of DIVERSITIES
-    outliers: str = "none"  # or a data set
+    outliers: str = "none"  # or a data set; "default": the one of OUTLIERS_SHOWN
+
+    def changed(self, members=None, diversity=None, outliers=None):
+        """A copy with the choices that are not None."""
+        given = {"members": members, "diversity": diversity, "outliers": outliers}
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,7 @@ SDDE = {
 }
 METHODS = {**DISMAX, **SDDE}
 OUTLIERS_SHOWN = {  # "default": what SDDE's outlier exposure shows while it learns a data set
-    "cifar10": "tinyimagenet_597", "cifar100": "tinyimagenet_597", "imagenet200": "imagenet800",
-    "digits": "photo_patches",
+    "cifar10": "tinyimagenet597", "cifar100": "tinyimagenet597", "imagenet200": "imagenet800",
 }
 
 
@@ -130,15 +134,28 @@ DATASETS = tuple(dict.fromkeys([*RECIPES["dismax"], *RECIPES["sdde"]]))
 WEIGHTS = {"ncl": 0.1, "adp": 0.1, "dice": 0.2, "gradcam": 0.005, "input_gradient": 0.1}  # input_gradient: ours
 
 
-def recipe_of(dataset, method):
-    """The recipe of a method of METHODS on a data set; KeyError when neither paper nor we have one."""
-    name, method = method, METHODS[method]
-    recipe = RECIPES["dismax" if name in DISMAX else "sdde"][dataset]
-    return with_choices(recipe, dataset, method)
+def method_of(label):
+    """(name, Method) of --loss: a name of METHODS, or head-members-diversity[-outliers] as `label_of` writes it, whose
+    recipe is then the head's. ValueError when it is neither."""
+    if label in METHODS:
+        return label, METHODS[label]
+    head, *choices = label.split("-")
+    if head in DISMAX and len(choices) in (2, 3) and choices[0].isdigit() and choices[1] in DIVERSITIES:
+        return head, METHODS[head].changed(int(choices[0]), *choices[1:])
+    raise ValueError(f"unknown loss {label!r}: choose from {', '.join(METHODS)}, or combine as dismax-5-gradcam")
 
 
-def with_choices(recipe, dataset, method):
-    """The recipe with the published settings of the method's diversity loss and of its outliers."""
+def recipe_of(dataset, name, method=None):
+    """The recipe of a method of METHODS, or of one that was changed from it, on a data set.
+
+    A paper's recipe, with the published settings of the method's diversity loss and of its outliers. ValueError when
+    there is none.
+    """
+    method = method or METHODS[name]
+    paper = "dismax" if name in DISMAX else "sdde"
+    if dataset not in RECIPES[paper]:
+        raise ValueError(f"there is no recipe for {name} on {dataset}: choose from {', '.join(RECIPES[paper])}")
+    recipe = RECIPES[paper][dataset]
     if dataset == "imagenet1k" and method.diversity == "none" and method.members > 1:
         recipe = replace(recipe, micro_batch=16)
     if method.diversity != "none":
@@ -185,6 +202,13 @@ def published_score(dataset, loss, group):
     if loss.startswith("dismax") and group == "near" and dataset != "imagenet1k":
         return "MPS"
     return SCORES[loss]
+
+
+def sdde_score(dataset, name):
+    """The score that SDDE's released script of a method reads; of a method without a script, the paper's MAL."""
+    if name in ("ncl", "adp", "dice") or (name == "de" and dataset != "imagenet1k"):
+        return "average"
+    return "minmax" if name == "gradcam" and dataset != "imagenet1k" else "logit-average"
 
 
 def flags():

@@ -17,16 +17,19 @@ class Objective(nn.Module):
         criteria: the second part of each member's loss.
         terms: name → diversity loss, called as loss(images=, labels=, logits=, features=, feature_maps=).
         weights: name → its factor; may be changed between steps (DICE's ramp).
+        image_gradients: whether a term differentiates by the images.
 
-    After a call `report` holds, detached, loss, accuracy (of the members on their own batches, mean), then each term's
-    value, in the order of `names`; `features` is the list of members' features if there are terms.
+    After a call `report` holds, detached, loss, accuracy (of the members on their own batches, mean), each term's value
+    and the share of dead saliency maps, in the order of `names`; `features` and `labels` are what the terms were given.
     """
 
-    def __init__(self, model, criteria, terms=None, weights=None):
+    def __init__(self, model, criteria, terms=None, weights=None, image_gradients=False):
         super().__init__()
         self.model, self.criteria = model, criteria
-        self.terms, self.weights = terms or {}, dict(weights or {})
+        self.terms, self.weights, self.image_gradients = terms or {}, dict(weights or {}), image_gradients
         self.names = ("loss", "accuracy", *self.terms)
+        if any(hasattr(term, "dead_fraction") for term in self.terms.values()):
+            self.names += ("dead_maps",)
         self.bodies = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
 
     def forward(self, inputs, targets, shown=None, shown_labels=None):
@@ -55,16 +58,20 @@ class Objective(nn.Module):
             if shown is None:
                 shown, shown_labels = images, labels
             else:
+                if self.image_gradients:
+                    shown = shown.expand(len(logits), *shown.shape).clone().requires_grad_()  # (N, B', 3, H, W)
                 with frozen_statistics(self.bodies):
                     output = self.model(shown, return_features=True)
             logits, self.features, maps = as_ensemble(output[0]), as_list(output[1]), as_list(output[2])
             if shown_labels is None:
                 shown_labels = logits.detach().mean(0).argmax(1)
+            self.labels = shown_labels
             for name, term in self.terms.items():
                 value = term(
                     images=shown, labels=shown_labels, logits=logits, features=self.features, feature_maps=maps)
                 loss = loss + self.weights[name] * value
                 report.append(value)
+            report += [term.dead_fraction for term in self.terms.values() if hasattr(term, "dead_fraction")]
         self.report = torch.stack([value.detach() for value in report])
         return loss
 

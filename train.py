@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import math
 import signal
+import statistics
 import sys
 import time
 
@@ -25,12 +26,14 @@ import devices
 import models
 import parallel
 import runs
-from assemble import model_of, objective_of
+from assemble import members_of, model_of, objective_of
 from data.catalog import CATALOG
 from data.loaders import digest_of, open_set
+from data.openood import benchmark
 from data.order import epoch_seed
+from epoch import Adversary, accuracy_of, batches_of, train_on
 from files import UserError
-from recipes import DATASETS, METHODS, flags, label_of, recipe_of
+from recipes import DATASETS, DIVERSITIES, METHODS, OUTLIERS_SHOWN, flags, label_of, method_of, recipe_of
 
 # what a run knows of the epoch it is in: the next step, images counted, sums of the report, times, random states
 NEW_EPOCH = {"step": 0, "counted": 0, "sums": 0.0, "train_seconds": 0.0, "seconds": 0.0, "random": None}
@@ -40,7 +43,11 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, choices=DATASETS)
     parser.add_argument("--model", required=True, choices=list(models.MODELS))
-    parser.add_argument("--loss", required=True, choices=list(METHODS))
+    parser.add_argument("--loss", required=True, metavar="METHOD", help=", ".join(METHODS) + "; or for instance "
+                        "dismax-5-gradcam: five DisMax members kept apart by GradCAM")
+    parser.add_argument("--members", type=int, help="networks of an ensemble; by default the method's, 1 or 5")
+    parser.add_argument("--diversity", choices=DIVERSITIES, help="what keeps members apart; by default the method's")
+    parser.add_argument("--outliers", metavar="SET", help="a data set shown as outliers; default: the method's")
     parser.add_argument("--seed", type=int, default=1, help="1 by default; the paper's seeds are 1 to 5")
     parser.add_argument("--data-dir", default="data", help="where data/prepare.py put the sets")
     parser.add_argument("--results-dir", default="results")
@@ -65,8 +72,17 @@ def arguments():
 def main():
     args = arguments()
     parallel.start()
-    method = METHODS[args.loss]
-    published = recipe_of(args.dataset, args.loss)
+    with refused(ValueError):
+        name, method = method_of(args.loss)
+    method = method.changed(args.members, args.diversity, args.outliers)
+    if method.outliers == "default":
+        if args.dataset not in OUTLIERS_SHOWN:
+            raise UserError(f"{args.loss} shows outliers, and neither paper has any for {args.dataset}: --outliers SET")
+        method = method.changed(outliers=OUTLIERS_SHOWN[args.dataset])
+    if method.members < 1:
+        raise UserError(f"--members must be at least 1, got {method.members}")
+    with refused(ValueError):
+        published = recipe_of(args.dataset, name, method)
     recipe = published.changed(**{name: getattr(args, name) for name, _, _ in flags()})
     if recipe.epochs < 1 or recipe.batch_size < 1:
         raise UserError(f"epochs and batch size must be at least 1, got {recipe.epochs} and {recipe.batch_size}")
@@ -76,10 +92,16 @@ def main():
                         f"{data_set.size}: choose another --model")
     device = parallel.local_device(devices.choose(args.device))
     reading = {"on_bad_image": args.on_bad_image, "decode": args.decode, "workers": args.workers}
-    train_set, test_set = (open_set(args.dataset, split, args.data_dir, device, statistics=(recipe.mean, recipe.std),
-                                    **reading) for split in ("train", "test"))
+    reading["statistics"] = recipe.mean, recipe.std
+    train_set = open_set(args.dataset, "train", args.data_dir, device, **reading)
+    judged_by = open_set(args.dataset, "test", args.data_dir, device, **reading)
+    if recipe.select_on == "openood":
+        judged_by = judged_by.subset(benchmark(args.dataset, args.data_dir).validation.index["test"])
+    outliers = None
+    if method.outliers != "none":
+        outliers = open_set(method.outliers, "train", args.data_dir, device, like=args.dataset, **reading)
 
-    label = label_of(args.loss, method)
+    label = label_of(name, method)
     run = runs.folder(args.results_dir, args.dataset, args.model, label, args.seed)
     with contextlib.ExitStack() as held:
         config = None
@@ -98,18 +120,29 @@ def main():
                 })
         config = parallel.from_main(config)
         if not parallel.from_main(runs.finished(run)):
-            train(run, config, recipe, train_set, test_set, device)
+            train(run, config, recipe, train_set, judged_by, outliers, device)
         elif parallel.is_main():
             (run / "checkpoint.pt").unlink(missing_ok=True)  # killed at the very last moment
             print(f"{run} is finished ({recipe.epochs} epochs). Nothing to do; --fresh would start over")
 
 
-def train(run, config, recipe, train_set, test_set, device):
+@contextlib.contextmanager
+def refused(error_type):
+    """A block whose error is the person's at the terminal."""
+    try:
+        yield
+    except error_type as error:
+        raise UserError(str(error)) from None
+
+
+def train(run, config, recipe, train_set, judged_by, outliers, device):
     seed, main_process = config["run"]["seed"], parallel.is_main()
     torch.manual_seed(epoch_seed(seed, 0))
     model = parallel.synchronised(model_of(config), device)
     model.to(device, memory_format=torch.channels_last)
     objective = objective_of(model, config, recipe)
+    adversary = Adversary(objective.terms["diversity"].discriminator, recipe.discriminator_lr) if (
+        config["method"]["diversity"] == "dice") else None
     optimizer = torch.optim.SGD(
         model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.momentum > 0)
 
@@ -118,12 +151,15 @@ def train(run, config, recipe, train_set, test_set, device):
         at = runs.load_state(run / "checkpoint.pt")
         model.load_state_dict(at.pop("model"))
         optimizer.load_state_dict(at.pop("optimizer"))
+        if adversary:
+            adversary.load_state_dict(at.pop("adversary"))
         say(f"{run}: going on from epoch {at['epoch']}" + (f", step {at['step']}" if at["step"] else ""))
 
     def checkpoint():
         if main_process:
-            runs.save_state(
-                run / "checkpoint.pt", {"model": model.state_dict(), "optimizer": optimizer.state_dict(), **at})
+            runs.save_state(run / "checkpoint.pt", {
+                "model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                **({"adversary": adversary.state_dict()} if adversary else {}), **at})
 
     session = {"from_epoch": at["epoch"], "device": devices.describe(device), "processes": parallel.shard()[1],
                **runs.environment()}
@@ -137,17 +173,19 @@ def train(run, config, recipe, train_set, test_set, device):
     bar = tqdm(total=recipe.epochs * images, initial=done, unit="img", unit_scale=True,
                disable=None if main_process else True, desc=" ".join(map(str, config["run"].values())))
     step_of = parallel.averaging(objective, device)
+    names = [*objective.names, *(adversary.names if adversary else ())]
     stop = StopSignals()
     while at["epoch"] <= recipe.epochs:
         epoch = at["epoch"]
         restore_chance(at, seed, device)
         model.train()
         started = time.perf_counter()
-        batches = train_set.train_batches(
-            recipe.batch_size, seed, epoch, recipe.padding, recipe.flip, at["step"], shard=parallel.shard())
-        train_on(batches, step_of, objective, optimizer, recipe, steps, images, at, stop, bar)
+        if adversary:
+            objective.weights["diversity"] = recipe.diversity_weight * min((epoch - 1) / max(recipe.ramp_epochs, 1), 1)
+        batches = batches_of(train_set, outliers, config["method"], recipe, seed, epoch, at["step"])
+        train_on(batches, step_of, objective, optimizer, adversary, recipe, steps, images, at, stop, bar)
         at["train_seconds"] += time.perf_counter() - started
-        accuracy = test_accuracy(model, test_set, stop)
+        accuracy = accuracy_of(model, judged_by, stop)
         at["seconds"] += time.perf_counter() - started
 
         stopped_by = parallel.any_of(stop.signal)
@@ -159,23 +197,25 @@ def train(run, config, recipe, train_set, test_set, device):
             say(f"\nStopped in epoch {epoch} of {recipe.epochs} after step {at['step']}; all of it is saved. "
                 f"Go on with\n  {parallel.command()} {command}")
             sys.exit(128 + stopped_by)
-        means = dict(zip(objective.names, (total / at["counted"] for total in at["sums"])))
-        if not math.isfinite(means["loss"]):
-            raise UserError(f"the training loss of {run} became {means['loss']} in epoch {epoch}. "
-                            f"Try a lower --lr than {recipe.lr_at(epoch):g}, with --fresh")
+        means = dict(zip(names, (total / at["counted"] for total in at["sums"])))
+        for name, value in means.items():
+            if not math.isfinite(value):
+                raise UserError(f"the training {name} of {run} became {value} in epoch {epoch}. "
+                                f"Try a lower --lr than {recipe.lr_at(epoch):g}, with --fresh")
         at["log"].append({
             "epoch": epoch,
             "lr": optimizer.param_groups[0]["lr"],
             "train_loss": means.pop("loss"),
             "train_acc": means.pop("accuracy"),
-            "val_acc": accuracy,  # of the test split: the paper selected by it, the honest column never looks at it
+            "val_acc": accuracy,  # DisMax: of the test split, by which the paper selected; the honest column does not
             **means,
-            "distance_scale": abs(getattr(model.classifier, "distance_scale", torch.ones(1)).item()),
+            "distance_scale": statistics.mean(map(distance_scale, members_of(model))),
             "images_per_second": images / at["train_seconds"],
             "seconds": at["seconds"],
         })
         bar.set_postfix(epoch=epoch, loss=f"{at['log'][-1]['train_loss']:.3f}", test=f"{100 * accuracy:.2f} %")
-        is_best = accuracy > at["best"]["accuracy"]
+        later_of_equals = recipe.select_on == "openood"  # SDDE; DisMax takes the first
+        is_best = (accuracy, later_of_equals) > (at["best"]["accuracy"], False)
         if is_best:
             at["best"] = {"epoch": epoch, "accuracy": accuracy}
         if main_process:
@@ -201,36 +241,6 @@ def finish(run, config, model, at):
           f"(best {100 * best['accuracy']:.2f} % in epoch {best['epoch']})")
 
 
-def train_on(batches, step_of, objective, optimizer, recipe, steps, images, at, stop, bar):
-    """Step through an epoch, or what is left of it, up to a signal; counts up what `at` knows of the epoch."""
-    processes = parallel.shard()[1]
-    sums = torch.zeros(len(objective.names), device=next(objective.parameters()).device)  # no step waits for a number
-    for inputs, targets in batches:
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.lr_at(at["epoch"], at["step"], steps)
-        size = min(recipe.batch_size, images - at["step"] * recipe.batch_size)  # of the batch over all processes
-        parts = -(-size // (processes * recipe.micro_batch)) if recipe.micro_batch else 1
-        optimizer.zero_grad()
-        for k, (x, y) in enumerate(zip(inputs.tensor_split(parts, -4), targets.tensor_split(parts, -1))):
-            with parallel.without_averaging(step_of, but_last=k == parts - 1):
-                loss = step_of(channels_last(x), y)
-                (loss * (y.shape[-1] * processes / size)).backward()  # averaged over processes: times their number
-            sums += objective.report * y.shape[-1]
-        optimizer.step()
-        at["step"] += 1
-        at["counted"] += size
-        bar.update(size)
-        if parallel.any_of(stop.signal):
-            break
-    sums = parallel.summed(sums).tolist()
-    at["sums"] = [a + b for a, b in zip(at["sums"] or [0.0] * len(sums), sums)]
-
-
-def channels_last(images):
-    """The images with the channels innermost in memory; (N, B, 3, H, W) or (B, 3, H, W), the shape stays."""
-    return images.flatten(0, -4).contiguous(memory_format=torch.channels_last).view_as(images)
-
-
 def restore_chance(at, seed, device):
     """The random state of an epoch's begin, a function of (seed, epoch, process) alone, or of where it was left."""
     k, n = parallel.shard()
@@ -238,6 +248,10 @@ def restore_chance(at, seed, device):
         devices.restore_random_state(at["random"][k], device)
     else:
         torch.manual_seed(epoch_seed(seed, at["epoch"], *([k] if k else []), *([at["step"]] if at["step"] else [])))
+
+
+def distance_scale(member):
+    return abs(member.classifier.distance_scale.item()) if hasattr(member.classifier, "distance_scale") else 1.0
 
 
 def say(words):
@@ -257,20 +271,6 @@ class StopSignals:
         if self.signal:
             sys.exit(128 + number)
         self.signal = number
-
-
-@torch.inference_mode()
-def test_accuracy(model, test_set, stop):
-    """Share of correct test images over all processes; None, on one process at once, after a signal."""
-    model.eval()
-    counts = torch.zeros(2, device=next(model.parameters()).device, dtype=torch.float64)  # correct, seen
-    for images, labels in test_set.eval_batches(shard=parallel.shard()):
-        if stop.signal and not parallel.several():
-            return None
-        counts[0] += (model(images).argmax(1) == labels).sum()
-        counts[1] += len(labels)
-    correct, seen = parallel.summed(counts).tolist()
-    return correct / seen
 
 
 if __name__ == "__main__":

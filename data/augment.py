@@ -27,7 +27,7 @@ def flip(images, flipped):
 def normalise(images, mean, std):
     """uint8 (B, C, H, W) → float32 (B, 3, H, W), (pixel/255 − mean)/std with mean and std (3), or (1) for all channels.
 
-    Grey becomes three equal channels; with a mean and std for all they are one in memory, expanded.
+    Grey becomes three equal channels: with mean and std (1) the same memory, seen three times.
     """
     mean, std = mean.view(-1, 1, 1) * 255, std.view(-1, 1, 1) * 255
     return torch.sub(images, mean).mul_(1 / std).expand(-1, 3, -1, -1)

@@ -1,10 +1,11 @@
 """The benchmark that needs no download: scikit-learn's handwritten digits and its two photographs, as 28×28 images."""
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits, load_sample_images
 
 
 def _digits(classes):
+    from sklearn.datasets import load_digits  # here, because importing it takes longer than most of what `prepare` does
+
     content = load_digits()
     keep = np.isin(content.target, classes)
     pixels = (content.images[keep] * (255 / 16)).round().astype(np.uint8)  # (n, 8, 8), published as 0 … 16
@@ -28,6 +29,8 @@ def digits_789():
 
 def photo_patches():
     """All 28×28 patches of a grid over the two photographs; the label is the photograph."""
+    from sklearn.datasets import load_sample_images
+
     patches, labels = [], []
     for label, photo in enumerate(load_sample_images().images):
         rows, columns = photo.shape[0] // 28, photo.shape[1] // 28

@@ -2,6 +2,7 @@
 
 So a run is the same run with any number of workers, on any number of processes, and when it is taken up again.
 """
+import copy
 import os
 import sys
 
@@ -45,11 +46,17 @@ class FolderImages:
     def __len__(self):
         return len(self.files)
 
+    def subset(self, index):
+        """Some of the images, by their positions (k)."""
+        part = copy.copy(self)
+        part.files, part.labels = [self.files[k] for k in index], self.labels[torch.as_tensor(index)]
+        return part
+
     def steps(self, batch_size, per_class=0):
         return len(self) // batch_size if per_class else -(-len(self) // batch_size)
 
     def train_batches(self, batch_size, seed, epoch, padding, flip, start=0, members=1, per_class=0, shard=(0, 1)):
-        """As ResidentImages.train_batches; `padding` has no use here."""
+        """As ResidentImages.train_batches; `padding` only says, when it is None, not to crop at random."""
         keys = []  # of each member: (n, 2) of image and member
         for member in range(members):
             generator = generator_of(seed, epoch, member if members > 1 else None)
@@ -60,7 +67,8 @@ class FolderImages:
         for first in range(start * batch_size, len(keys[0]), batch_size):
             part = share(len(keys[0][first : first + batch_size]), shard)
             batches.append([key for k in keys for key in k[first : first + batch_size][part]])
-        for images, labels in self._batches(self._crops((seed, epoch), flip), batches):
+        crops = self._crops() if padding is None else self._crops((seed, epoch), flip)
+        for images, labels in self._batches(crops, batches):
             if members > 1:
                 images, labels = images.unflatten(0, (members, -1)), labels.unflatten(0, (members, -1))  # (N, B, …)
             yield images, labels

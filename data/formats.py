@@ -1,14 +1,15 @@
-"""Publishers' formats → (images (n, H, W, C) uint8, labels (n) int64). Readers get verified bytes."""
+"""Publishers' array formats → (images (n, H, W, C) uint8, labels (n) int64). Readers get verified bytes."""
 import gzip
 import io
 import pickle
 import struct
+import zlib
 
 import numpy as np
-from PIL import Image
 from scipy.io import loadmat
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+MOST_IDX = 1 << 30  # bytes: what an unverified .gz may unpack to
 
 
 def read_cifar(batches):
@@ -20,15 +21,33 @@ def read_cifar(batches):
 
 
 def read_idx(parts):
-    """MNIST's gzipped idx files: images, then labels."""
-    arrays = []
-    for part in parts:
-        raw = gzip.decompress(part)
-        dimensions = raw[3]  # bytes 0 and 1 are zero, 2 is the type (8: uint8), 3 the number of dimensions
-        shape = struct.unpack(f">{dimensions}I", raw[4 : 4 + 4 * dimensions])
-        arrays.append(np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape))
-    images, labels = arrays
+    """MNIST's idx files, gzipped or not: images (n, H, W) and labels (n), uint8. ValueError when they are others."""
+    images, labels = (_idx_array(part) for part in parts)
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise ValueError(f"images of shape {images.shape} with labels of shape {labels.shape}")
     return images[..., None], labels
+
+
+def _idx_array(part):
+    if part[:2] == b"\x1f\x8b":
+        try:
+            with gzip.open(io.BytesIO(part)) as file:
+                part = file.read(MOST_IDX + 1)
+        except (EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"a cut or altered .gz ({error})") from error
+    if not 4 <= len(part) <= MOST_IDX or part[:3] != b"\0\0\x08":  # two zeros, then the type (8: uint8)
+        raise ValueError("not an idx file of bytes")
+    dimensions = part[3]
+    shape = struct.unpack_from(f">{dimensions}I", part, 4) if len(part) > 4 + 4 * dimensions else (-1,)
+    if len(part) != 4 + 4 * dimensions + np.prod(shape, dtype=np.int64):
+        raise ValueError(f"{len(part):,} bytes do not hold an array of {shape}")
+    return np.frombuffer(part, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+
+
+def read_emnist(parts):
+    """EMNIST's idx files: images lie transposed there, and letters count from 1."""
+    images, labels = read_idx(parts)
+    return images.swapaxes(1, 2), labels.astype(np.int64) - 1
 
 
 def read_svhn(parts):
@@ -39,23 +58,5 @@ def read_svhn(parts):
 
 READERS = {
     "cifar10": read_cifar, "cifar100": read_cifar, "svhn": read_svhn, "mnist": read_idx, "fashion_mnist": read_idx,
+    "notmnist": read_idx, "emnist_letters": read_emnist,
 }
-
-
-def class_folders(root):
-    """The class folders below `root` in sorted order, and the image files of each."""
-    classes = sorted(folder for folder in root.iterdir() if folder.is_dir())
-    return [(c, sorted(file for file in c.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)) for c in classes]
-
-
-def read_class_folders(root, size):
-    """<class>/<image> of size × size pixels; labels number the sorted class names. ValueError on another image size."""
-    images, labels = [], []
-    for label, (_, files) in enumerate(class_folders(root)):
-        for file in files:
-            image = np.asarray(Image.open(file).convert("RGB"))
-            if image.shape[:2] != (size, size):
-                raise ValueError(f"{file} is {image.shape[1]}×{image.shape[0]} pixels, expected {size}×{size}")
-            images.append(image)
-            labels.append(label)
-    return np.array(images, dtype=np.uint8).reshape(-1, size, size, 3), np.array(labels, dtype=np.int64)

@@ -1,18 +1,17 @@
 """Batches, already on the device: 28×28 and 32×32 sets lie there whole as uint8, ImageNet comes through workers."""
-import json
-import os
-import zipfile
-from pathlib import Path
+import copy
 
 import numpy as np
 import torch
 from PIL import Image
 
-from files import UserError
-
 from . import augment
 from .catalog import CATALOG, how_to_get, image_folder
 from .order import class_balanced, generator_of, share, shuffled
+from .pictures import fitted
+from .prepared import available, digest_of, labels_of, names_of, read_split, training_classes
+
+__all__ = ["ResidentImages", "available", "digest_of", "labels_of", "names_of", "open_set", "read_split", "resized"]
 
 
 def open_set(name, split, data_dir, device, like=None, statistics=None, **reading):
@@ -30,48 +29,10 @@ def open_set(name, split, data_dir, device, like=None, statistics=None, **readin
     if like.folders:
         from .folder_images import FolderImages  # here, because importing torchvision takes longer than a demo run
 
-        if name == like_name and split != "train":  # its classes are numbered as in training
-            train = image_folder(name, "train", data_dir)
-            reading["classes"] = sorted(f.name for f in train.iterdir() if f.is_dir()) if train.is_dir() else None
-        return FolderImages(image_folder(name, split, data_dir), device, like.size, statistics,
-                            advice=how_to_get(name, data_dir), **reading)
-    return ResidentImages(*read_split(name, split, data_dir), device, like.size, statistics)
-
-
-def available(name, split, data_dir):
-    """Whether the split has been prepared."""
-    if name not in CATALOG:
-        return False
-    if CATALOG[name].folders:
-        return image_folder(name, split, data_dir).is_dir()
-    return (Path(data_dir) / name / f"{split}.npz").exists()
-
-
-def digest_of(name, split, data_dir):
-    """A string that changes with the images: the SHA-256 of a prepared split, the file count of an image folder."""
-    if CATALOG[name].folders:
-        root = image_folder(name, split, data_dir)
-        classes = [folder for folder in root.glob("*/") if folder.is_dir()]
-        return f"{sum(len(os.listdir(f)) for f in classes or [root] if f.is_dir())} files in {len(classes)} folders"
-    manifest = Path(data_dir) / name / "manifest.json"
-    try:
-        return json.loads(manifest.read_text())["splits"][split]["sha256"]
-    except FileNotFoundError as error:
-        raise UserError(f"{name} is not in {data_dir}. {how_to_get(name, data_dir)}") from error
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{manifest} does not know the split {split!r}. {how_to_get(name, data_dir)}") from error
-
-
-def read_split(name, split, data_dir):
-    """A prepared split: images (n, H, W, C) uint8 and labels (n) int64."""
-    path = Path(data_dir) / name / f"{split}.npz"
-    try:
-        with np.load(path) as content:
-            return content["images"], content["labels"]
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing. {how_to_get(name, data_dir)}") from error
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged ({error}). {how_to_get(name, data_dir)}, with --fresh") from error
+        return FolderImages(
+            image_folder(name, split, data_dir), device, like.size, statistics, advice=how_to_get(name, data_dir),
+            classes=training_classes(name, split, data_dir), **reading)
+    return ResidentImages(*read_split(name, split, data_dir, like_name), device, like.size, statistics)
 
 
 class ResidentImages:
@@ -88,12 +49,19 @@ class ResidentImages:
         self.labels = torch.from_numpy(labels).to(device)
         self.size = size
         if self.images.shape[1] == 1 and all(len(set(values)) == 1 for values in statistics):
-            statistics = [values[:1] for values in statistics]  # then the three channels stay one in memory
-        self.mean, self.std = (torch.tensor(values, device=device) for values in statistics)  # (3) each, or (1)
+            statistics = [values[:1] for values in statistics]  # grey: three channels in the memory of one
+        self.mean, self.std = (torch.tensor(values, device=device) for values in statistics)  # (3) or (1) each
         self._padded = None, None  # (padding, images), made at the first training batch
 
     def __len__(self):
         return len(self.labels)
+
+    def subset(self, index):
+        """Some of the images, by their positions (k)."""
+        part = copy.copy(self)
+        index = torch.as_tensor(index, device=self.labels.device)
+        part.images, part.labels, part._padded = self.images[index], self.labels[index], (None, None)
+        return part
 
     def steps(self, batch_size, per_class=0):
         """Batches an epoch."""
@@ -103,10 +71,12 @@ class ResidentImages:
         """Yields (inputs (B, 3, H, W) float32, targets (B)) from batch `start` on; the last batch may be smaller.
 
         Args:
+            padding: pixels around an image before the random crop; None, as 0: shuffled images as they are in testing.
             members: with N > 1 every member gets batches of its own: (N, B, 3, H, W) and (N, B).
             per_class: with K > 0 class-balanced batches, see order.class_balanced.
             shard: (k, n), process k of n gets its part of every batch, which may be empty.
         """
+        padding = padding or 0
         if self._padded[0] != padding:
             self._padded = padding, augment.pad(self.images, padding)
         plan = [self._plan(batch_size, generator_of(seed, epoch, member if members > 1 else None), padding, flip,
@@ -143,11 +113,5 @@ def resized(images, size):
     """(n, H, W, C) uint8 → (n, size, size, C), with the bits of torchvision's Resize and CenterCrop of PIL images."""
     if images.shape[1:3] == (size, size):
         return images
-    result = []
-    for image in images:
-        image = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
-        sides = [size * side // min(image.size) for side in image.size]
-        image = image.resize(sides, Image.Resampling.BILINEAR)
-        left, top = (round((side - size) / 2) for side in sides)
-        result.append(np.asarray(image.crop((left, top, left + size, top + size))).reshape(size, size, -1))
-    return np.stack(result)
+    squeezed = images.squeeze(-1) if images.shape[-1] == 1 else images
+    return np.stack([np.asarray(fitted(Image.fromarray(image), size)).reshape(size, size, -1) for image in squeezed])

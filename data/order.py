@@ -10,7 +10,7 @@ def epoch_seed(*numbers):
 
 def generator_of(seed, epoch, member=None):
     """A generator on the CPU; `member` None: of a single network or a batch that all members share."""
-    numbers = (seed, epoch) if member is None else (seed, epoch, 1 + member)
+    numbers = (seed, epoch) if member is None else (seed, epoch, 1 + member)  # −1: of nobody's batch
     return torch.Generator().manual_seed(epoch_seed(*numbers))
 
 

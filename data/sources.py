@@ -1,70 +1,188 @@
-"""Where a publisher's file comes from: a mirror, an archive, or its official address. Nothing unverified passes."""
-import hashlib
-import http.client
-import tarfile
-import urllib.error
-import urllib.request
+"""Where a data set can be had, best source first: official files in a mirror, complete class folders or idx files in a
+mirror, the official files of a mirror's or of the publisher's address, and then what a mirror has a part of.
+
+Official files are checked against their published MD5 before they are read. Others cannot be, and are `verified` False.
+"""
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
-from tqdm import tqdm
+from files import UserError
 
-from files import UserError, written_whole
+from . import archives, fetch
+from .catalog import CATALOG
+from .formats import READERS
+from .pictures import NUMBERED, ArchivePictures, FolderPictures, Pictures
 
-
-def find_part(part, archive, mirrors, downloads):
-    """The verified bytes of one part from the mirrors or from what was downloaded before, or None.
-
-    UserError when a file is there but its checksum is not the published one.
-    """
-    for folder in [*mirrors, downloads]:
-        for path in (folder / part.path, folder / Path(part.path).name):
-            if path.is_file():
-                return verified(path, part.md5)
-        if archive and (folder / archive.path).is_file():
-            return _members(folder / archive.path, archive.md5)[part.path]
-    return None
+OFFICIAL = "official files, MD5 verified"
 
 
-def download(part, downloads):
-    """Fetch one file from its official address into `downloads`, whole and verified. UserError when that fails."""
-    target = downloads / part.path
-    if target.is_file():
-        return
-    digest = hashlib.md5(usedforsecurity=False)
-    try:
-        request = urllib.request.Request(part.url, headers={"User-Agent": "dismax-sdde-reproduction"})
-        with urllib.request.urlopen(request, timeout=30) as answer, written_whole(target) as file:
-            total = int(answer.headers.get("Content-Length", 0)) or None
-            with tqdm(total=total, unit="B", unit_scale=True, desc=target.name, disable=None) as bar:
-                while chunk := answer.read(1 << 20):
-                    file.write(chunk)
-                    digest.update(chunk)
-                    bar.update(len(chunk))
-            if digest.hexdigest() != part.md5:  # inside the block: what was fetched is thrown away
-                raise UserError(_mismatch(part.url, part.md5, digest.hexdigest()))
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        raise UserError(f"{part.url} could not be fetched: {getattr(error, 'reason', error)}") from error
+@dataclass(frozen=True)
+class Found:
+    content: Pictures | tuple  # or (images (n, H, W, C) uint8, labels (n))
+    source: str
+    verified: bool
+
+    def __len__(self):
+        return len(self.content[1] if isinstance(self.content, tuple) else self.content)
 
 
-def verified(path, md5):
-    content = path.read_bytes()
-    actual = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if actual != md5:
-        raise UserError(_mismatch(path, md5, actual))
-    return content
+class Search:
+    """For one data set. What was wrong on the way is gathered in `problems`, for people."""
+
+    def __init__(self, name, mirrors, downloads, may_download=True):
+        """mirrors: folders (Path) and addresses (str), folders first; downloads: where fetched files are kept."""
+        self.name, self.set = name, CATALOG[name]
+        mirrors = [m if str(m).startswith(("http://", "https://")) else Path(m) for m in mirrors]
+        self.addresses = [mirror for mirror in mirrors if isinstance(mirror, str)]
+        self.mirrors = [mirror for mirror in mirrors if isinstance(mirror, Path)]
+        self.folders = [f for mirror in self.mirrors for f in (mirror, mirror / name)] + [downloads]
+        self.downloads, self.may_download = downloads, may_download
+        self.problems = []  # of the split that was last asked for
+        self._sums = {}  # path → its MD5, computed once for all splits
+        self._unpacked = {}  # archive → its parts, read once for all splits
+        self._failed = {}  # path of a file that could not be fetched → why
+
+    def candidates(self, split):
+        """Yields what can be had of a split, the best first."""
+        self.problems = []
+        found = self.attempt(self._official, split)
+        if found:
+            yield found
+        parts = []
+        for found in self.unofficial(split):
+            if len(found) >= self.set.counts[split]:
+                yield found
+            else:
+                parts.append(found)
+        if self.may_download and self.attempt(self.download, split) and (found := self.attempt(self._official, split)):
+            yield found
+        yield from sorted(parts, key=len, reverse=True)
+
+    def attempt(self, step, *arguments):
+        """What the step returns; None when it fails, and then the problems have one more."""
+        try:
+            return step(*arguments)
+        except (UserError, OSError) as error:
+            if str(error) not in self.problems:
+                self.problems.append(str(error))
+        return None
+
+    # ---- official files ----
+
+    def local(self, file):
+        """The places where a publisher's file lies in a folder: by its path, by its bare name, and unpacked."""
+        names = dict.fromkeys((file.path, Path(file.path).name))
+        places = [(folder / name, file.md5) for folder in self.folders for name in names]
+        if file.raw_md5:
+            places += [(path.with_suffix(""), file.raw_md5) for path, _ in places]
+        return [(path, md5) for path, md5 in places if path.is_file()]
+
+    def _official(self, split):
+        archive = self.set.archive
+        if self.set.parts is None:
+            path = archive and self.verified(archive)
+            return path and Found(ArchivePictures(path, self.set.inside[split], self.set.counts[split]), OFFICIAL, True)
+        parts = [self._part(file) for file in self.set.parts[split]]
+        if any(part is None for part in parts):
+            return None
+        return Found(READERS[self.name](parts), OFFICIAL, True)
+
+    def _part(self, file):
+        """The verified bytes of a file, by itself or from its archive."""
+        path = file.md5 and self.verified(file)
+        if path:
+            return path.read_bytes()
+        archive = self.set.archive and self.verified(self.set.archive)
+        if archive and archive not in self._unpacked:
+            wanted = {file.path for files in self.set.parts.values() for file in files}
+            limits = archives.Limits(members=1_000)
+            self._unpacked[archive] = dict(archives.read(archive, wanted & set(archives.members(archive, limits))))
+        return self._unpacked[archive].get(file.path) if archive else None
+
+    def verified(self, file):
+        """The first place of a file that has the right MD5, or None where there is no place. UserError if none has."""
+        problems = []
+        for path, md5 in self.local(file):
+            actual = self._sums[path] = self._sums.get(path) or fetch.md5_of(path)
+            if actual == md5:
+                return path
+            problems.append(fetch.mismatch(path, md5, actual))
+        if problems:
+            raise UserError("; ".join(problems))
+        return None
+
+    def download(self, split):
+        """Fetch what is not there. UserError when something cannot be had."""
+        archive = self.set.archive
+        files = [archive] if archive else (self.set.parts or {}).get(split, [])
+        if not files:
+            raise UserError(self.set.by_hand)
+        for file in files:
+            if any(self._sums.get(path) == md5 for path, md5 in self.local(file)):
+                continue
+            if file.path in self._failed:
+                raise UserError(self._failed[file.path])
+            self._fetch(file)
+        return True
+
+    def _fetch(self, file):
+        """From the mirrors with an address, which hold files by their official names, then from the publisher."""
+        names = dict.fromkeys((file.path, f"{self.name}/{Path(file.path).name}", Path(file.path).name))
+        urls = [f"{address.rstrip('/')}/{quote(name)}" for address in self.addresses for name in names]
+        target, problems = self.downloads / file.path, []
+        if target.is_file():  # of an earlier download, but no longer what it was
+            target.unlink()
+            self._sums.pop(target, None)
+        for url in [*urls, file.url]:
+            try:
+                return fetch.fetch(url, target, file.md5, file.size)
+            except fetch.Absent as error:
+                if url == file.url:
+                    problems.append(str(error))
+            except UserError as error:
+                problems.append(str(error))
+        self._failed[file.path] = "; ".join(problems)
+        raise UserError(self._failed[file.path])
+
+    # ---- what nobody publishes a checksum for ----
+
+    def unofficial_folders(self, split):
+        names = [f"{self.name}/{split}", *(self.set.layouts or {}).get(split, ())]
+        if len(self.set.counts) == 1:
+            names.append(self.name)
+        return [mirror / name for mirror in self.mirrors for name in names if (mirror / name).is_dir()]
+
+    def unofficial(self, split):
+        """Yields what the mirrors' folders have of a split without a published checksum."""
+        for mirror in self.mirrors:
+            for folder in self.set.idx:
+                found = self.attempt(self._idx, mirror / folder, split)
+                if found:
+                    yield found
+        for folder in self.unofficial_folders(split):
+            found = self.attempt(self._class_folders, folder)
+            if found:
+                yield found
+
+    def _class_folders(self, folder):
+        pictures = FolderPictures(folder, NUMBERED.get(self.name))
+        if self.set.mean and not pictures.numbered and pictures.folders != self.set.classes:
+            raise UserError(f"{folder} has {pictures.folders} class folders, {self.set.title} has {self.set.classes}")
+        return Found(pictures, f"class folders {folder}", False) if len(pictures) else None
+
+    def _idx(self, folder, split):
+        for images in sorted(folder.glob("*images-idx3-ubyte*")) if folder.is_dir() else ():
+            labels = images.with_name(images.name.replace("images-idx3", "labels-idx1"))
+            is_ours = ("letters" in images.name) == (self.name == "emnist_letters")
+            if is_ours and _split_of_idx(images) == split and labels.is_file():
+                try:
+                    content = READERS[self.name]([images.read_bytes(), labels.read_bytes()])
+                except ValueError as error:
+                    raise UserError(f"{images} and its labels cannot be used: {error}") from error
+                return Found(content, f"idx files {folder}", False)
+        return None
 
 
-def _mismatch(where, expected, actual):
-    return (f"{where} is cut or altered: its MD5 is {actual}, the publisher's is {expected}. "
-            "Remove it and fetch it again; nothing was unpacked")
-
-
-_archives = {}  # archives are read once: path → member name → bytes
-
-
-def _members(path, md5):
-    if path not in _archives:
-        verified(path, md5)
-        with tarfile.open(path) as archive:  # read into memory: nothing is ever written outside our own files
-            _archives[path] = {m.name: archive.extractfile(m).read() for m in archive if m.isfile()}
-    return _archives[path]
+def _split_of_idx(path):
+    return "train" if "train" in path.name else "test" if "t10k" in path.name or "test" in path.name else None

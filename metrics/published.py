@@ -1,12 +1,14 @@
-"""Detection metrics by the rules of DisMax's own evaluation, for the column that repeats what its paper printed.
+"""Metrics by the rules of the papers' own evaluations, for the columns that repeat what they printed.
 
-They differ from metrics.detection in three ways: a tie counts against the in-distribution sample; the precision-recall
-areas end in fixed points, (recall 0, precision 0) and (recall 1, precision ½); TNR is read at the curve point whose
-TPR is nearest to 95 %. On scores without ties the areas agree to about 1e-4; a float32 softmax makes many ties.
+DisMax's detection metrics differ from metrics.detection in three ways: a tie counts against the in-distribution sample;
+the precision-recall areas end in fixed points, (recall 0, precision 0) and (recall 1, precision ½); TNR is read at the
+curve point whose TPR is nearest to 95 %. On scores without ties the areas agree to about 1e-4; a float32 softmax makes
+many ties.
 """
 import numpy as np
 from scipy.integrate import trapezoid
 
+from . import calibration
 from .detection import _checked
 
 
@@ -29,3 +31,21 @@ def published_detection_metrics(in_scores, out_scores):
         "tnr95": float(1 - fpr[np.argmin(np.abs(tpr - 0.95))]),
         "dtacc": float((tpr + 1 - fpr).max() / 2),
     }
+
+
+def published_calibration_error(probabilities, labels, bins=15):
+    """SDDE's expected calibration error: bins are [lo, hi), so that a sample whose confidence is exactly 1, common in
+    float32, is counted nowhere; a fraction of those counted, 0 if there are none."""
+    probabilities = np.asarray(probabilities)
+    confidence, correct = probabilities.max(1).astype(np.float64), probabilities.argmax(1) == np.asarray(labels)
+    counted = confidence < 1
+    index = np.searchsorted(np.linspace(0, 1, bins + 1), confidence[counted], side="right") - 1
+    gap = np.bincount(index, confidence[counted] - correct[counted], bins)
+    return float(np.abs(gap).sum() / max(counted.sum(), 1))
+
+
+def published_negative_log_likelihood(logits, labels, batch=64):
+    """SDDE's test loss: the mean over batches of their means, so that a short last one weighs as much as others."""
+    starts = range(0, len(labels), batch)
+    return float(np.mean([
+        calibration.negative_log_likelihood(logits[k : k + batch], labels[k : k + batch]) for k in starts]))

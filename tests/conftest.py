@@ -1,9 +1,18 @@
-"""Prepared digits and a finished run or two, made once for all tests that look at them."""
+"""Prepared digits and a finished run or two, made once for all tests that look at them; official files in miniature."""
+import io
 import subprocess
 import sys
+import tarfile
+from dataclasses import replace
+from hashlib import md5
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+
+from data import fetch
+from data.catalog import CATALOG
+from data.plan import files_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,3 +41,51 @@ def results_dir(tmp_path_factory, data_dir):
                    "--data-dir", data_dir, "--results-dir", folder, "--device", "cpu")
     script("evaluate.py", *sorted(folder.glob("digits/lenet/*/seed*")), "--data-dir", data_dir, "--device", "cpu")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_internet(monkeypatch):
+    """Publishers are not asked by tests; a file's own address may lead to loopback."""
+    hosts = {urlsplit(file.url).netloc for name in CATALOG for file in files_of(name)}
+    monkeypatch.setattr(fetch, "_unreachable", dict.fromkeys(hosts, "tests do not use the internet"))
+
+
+def tar_of(contents, mode="w:gz"):
+    """The bytes of a tar archive of {path: bytes}."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as tar:
+        for path, content in contents.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def put(folder, contents, *paths):
+    for path in paths or contents:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(contents[path])
+
+
+@pytest.fixture
+def official(monkeypatch):
+    """Put bytes in the place of a set's official files: CATALOG's checksums become theirs. Returns path → bytes.
+
+    files: split → the bytes of its parts; archive: the bytes of its archive, by default a tar of the parts.
+    """
+    def become(name, files=None, archive=None, **changes):
+        data_set, contents = CATALOG[name], {}
+        parts = {}
+        for split, ours in (files or {}).items():
+            parts[split] = [replace(part, md5=md5(content).hexdigest(), raw_md5="")
+                            for part, content in zip(data_set.parts[split], ours)]
+            contents |= {part.path: content for part, content in zip(parts[split], ours)}
+        packed = data_set.archive
+        if packed:
+            contents[packed.path] = archive or tar_of(contents)
+            packed = replace(packed, md5=md5(contents[packed.path]).hexdigest(), size=len(contents[packed.path]),
+                             url="http://127.0.0.1:9/nothing")
+        monkeypatch.setitem(CATALOG, name, replace(
+            data_set, archive=packed, **{"parts": parts or data_set.parts, **changes}))
+        return contents
+    return become

@@ -256,3 +256,74 @@ def test_cross_fitting_never_uses_a_samples_own_half():
 def test_calibration_refuses_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# ---- ensembles ----
+
+def naive_ensemble_scores(z, t):
+    """Sample by sample, by the words of sdde.md section 4.1."""
+    def softmax(v):
+        e = np.exp(v - v.max())
+        return e / e.sum()
+
+    z = z / t
+    rows = []
+    for i in range(z.shape[1]):
+        members = z[:, i]
+        mean, p = members.mean(0), np.stack([softmax(m) for m in members])
+        rows.append({
+            "average": softmax(mean).max(), "prob-average": p.mean(0).max(), "prob-minmax": p.max(1).min(),
+            "prob-maxstd": -p.max(1).std(ddof=1), "logit-average": mean.max(), "minmax": members.max(1).min(),
+            "maxstd": -members.max(1).std(ddof=1), "stdmax": -members.std(0, ddof=1).max(),
+            "average-minmax": members[:, mean.argmax()].min(), "energy": np.log(np.exp(mean).sum()),
+            "average-energy": np.log(np.exp(members).sum(1)).mean()})
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def test_ensemble_scores_against_loops():
+    from metrics.ensemble import SCORES, ensemble_scores
+
+    z = np.random.default_rng(0).normal(0, 2, (5, 40, 7))
+    ours, naive = ensemble_scores(z, 1.7), naive_ensemble_scores(z, 1.7)
+    assert list(ours) == list(SCORES) == list(naive)
+    for name, values in naive.items():
+        found = ours[name].numpy()
+        if name in ("average", "prob-average", "prob-minmax"):
+            found = 1 / (1 + np.exp(-found))  # log odds
+        assert np.allclose(found, values), name
+
+
+def test_a_temperature_reorders_exactly_the_scores_that_say_so():
+    from metrics.ensemble import SCORES, ensemble_scores
+
+    z = np.random.default_rng(1).normal(0, 3, (5, 300, 10))
+    cold, hot = ensemble_scores(z, 0.3), ensemble_scores(z, 3)
+    for name, (_, depends) in SCORES.items():
+        assert depends != torch.equal(cold[name].argsort(), hot[name].argsort()), name
+
+
+def test_ensemble_scores_of_one_member_and_of_sure_ones():
+    from metrics.ensemble import ensemble_scores
+
+    z = np.random.default_rng(2).normal(0, 2, (1, 30, 7))
+    one = ensemble_scores(z)
+    assert all(values.isfinite().all() for values in one.values())
+    assert not one["maxstd"].any() and torch.equal(one["average"], one["prob-minmax"])
+    sure = ensemble_scores(40 * z.repeat(3, 0) + 100)
+    assert len(sure["average"].unique()) == 30 and len(sure["prob-average"].unique()) == 30, "no ties at 1"
+
+
+def test_sddes_calibration_error_drops_the_surest():
+    from metrics.published import published_calibration_error, published_negative_log_likelihood
+
+    p = np.array([[1.0, 0.0], [1.0, 0.0], [0.8, 0.2]])
+    labels = np.array([0, 1, 0])
+    assert published_calibration_error(p, labels) == pytest.approx(0.2)
+    assert calibration.expected_calibration_error(p, labels) == pytest.approx((2 * 0.5 + 0.2) / 3)
+    assert published_calibration_error(p[:2], labels[:2]) == 0
+    p = np.random.default_rng(0).dirichlet([0.3] * 5, 500)
+    labels = np.arange(500) % 5
+    assert published_calibration_error(p, labels) == pytest.approx(calibration.expected_calibration_error(p, labels))
+    z = np.log(p + 1e-9)
+    batches = [calibration.negative_log_likelihood(z[k : k + 64], labels[k : k + 64]) for k in range(0, 500, 64)]
+    assert published_negative_log_likelihood(z, labels) == pytest.approx(np.mean(batches))

@@ -1,0 +1,127 @@
+"""OpenOOD's image lists: which there are, and which image of a prepared set a line of a list means.
+
+A list has a line an image, `relative/path label`; outliers have −1. `prepare.py` copies the lists that it finds in a
+mirror to data/benchmark_imglist/. Prepared photographs keep their file names. CIFAR, MNIST and SVHN have none: OpenOOD
+numbers them in the publishers' order, MNIST from 0, SVHN from 000001 (both write the label beside the number, and every
+label fits), CIFAR within each class from 0001 (the convention of cifar2png; the lists cannot prove it).
+"""
+from pathlib import Path, PurePosixPath
+
+from files import write_text
+
+from .prepared import labels_of, names_of
+
+# in-distribution set → its folder of lists, its validation and test list, and each outlier set's list; with the number
+# of images in each
+LISTS = {
+    "mnist": ("mnist", {
+        "validation": ("val_mnist", 996), "test": ("test_mnist", 9_004),
+        "notmnist": ("test_notmnist", 17_723), "fashion_mnist": ("test_fashionmnist", 10_000),
+        "textures": ("test_texture", 5_640), "cifar10": ("test_cifar10", 10_000), "tinyimagenet": ("test_tin", 10_000),
+        "places365": ("test_places365", 36_500)}),
+    "cifar10": ("cifar10", {
+        "validation": ("val_cifar10", 1_000), "test": ("test_cifar10", 9_000),
+        "cifar100": ("test_cifar100", 9_000), "tinyimagenet": ("test_tin", 7_793), "mnist": ("test_mnist", 70_000),
+        "svhn": ("test_svhn", 26_032), "textures": ("test_texture", 5_640), "places365": ("test_places365", 35_195)}),
+    "cifar100": ("cifar100", {
+        "validation": ("val_cifar100", 1_000), "test": ("test_cifar100", 9_000),
+        "cifar10": ("test_cifar10", 10_000), "tinyimagenet": ("test_tin", 6_526), "mnist": ("test_mnist", 70_000),
+        "svhn": ("test_svhn", 26_032), "textures": ("test_texture", 5_640), "places365": ("test_places365", 33_773)}),
+    "imagenet1k": ("imagenet", {
+        "validation": ("val_imagenet", 5_000), "test": ("test_imagenet", 45_000),
+        "ssb_hard": ("test_ssb_hard", 49_000), "ninco": ("test_ninco", 5_879),
+        "inaturalist": ("test_inaturalist", 10_000),
+        "textures": ("test_textures", 5_160), "openimage_o": ("test_openimage_o", 15_869)}),
+}
+# the classes whose images none of these lists names: they show a class of the in-distribution set
+OVERLAPPING = {
+    ("cifar10", "tinyimagenet"):
+        "n01641577 n01644900 n01855672 n02002724 n02056570 n02058221 n02085620 n02094433 n02099601 n02099712 n02106662 "
+        "n02113799 n02123045 n02123394 n02124075 n02814533 n03100240 n03447447 n03662601 n03670208 n03796401 n03977966 "
+        "n04146614 n04285008",
+    ("cifar100", "tinyimagenet"):
+        "n01443537 n01698640 n01742172 n01774384 n01774750 n01944390 n01983481 n02129165 n02132136 n02165456 n02206856 "
+        "n02233338 n02279972 n02281406 n02403003 n02437312 n02480495 n02481823 n02504458 n02793495 n02823428 n02843684 "
+        "n02917067 n03085013 n03179701 n03201208 n03637318 n03649909 n03796401 n03937543 n03983396 n04099969 n04146614 "
+        "n04311004 n04328186 n04366367 n04399382 n04417672 n04465501 n04487081 n07579787 n07720875 n07734744 n07747607 "
+        "n09193705 n09246464 n09428293",
+    ("imagenet1k", "textures"): "bubbly cobwebbed honeycombed spiralled",
+}
+# in label order, which is alphabetical; OpenOOD's folders bear these names
+CLASS_NAMES = {"cifar10": "airplane automobile bird cat deer dog frog horse ship truck", "cifar100": """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+    castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+    elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
+    man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
+    pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+    skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
+    tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""}
+CLASS_NAMES = {name: classes.split() for name, classes in CLASS_NAMES.items()}
+# OpenOOD's folders, where they are called otherwise than our sets
+FOLDERS = {"tinyimagenet": "tin/val/images", "textures": "texture", "fashion_mnist": "fashionmnist",
+           "imagenet1k": "imagenet_1k/val"}
+
+
+def list_path(dataset, which, folder):
+    """The list of the validation or test images, or of an outlier set, below benchmark_imglist or another folder."""
+    subfolder, lists = LISTS[dataset]
+    return Path(folder) / subfolder / f"{lists[which][0]}.txt"
+
+
+def read_list(path):
+    """[(path of an image, label as text)]."""
+    lines = (line.split(" ", 1) for line in path.read_text().splitlines() if line.strip())
+    return [(PurePosixPath(image), label.strip()) for image, label in lines]
+
+
+def places_of(name, split, data_dir, like):
+    """What key_of gives → position. Sets of arrays: by OpenOOD's numbering of their official order."""
+    names = names_of(name, split, data_dir, like)
+    if names is not None:
+        keys = [tuple(PurePosixPath(image).with_suffix("").parts) for image in names]
+        stems = [stem for _, stem in keys]
+        alone = {stem: k for k, stem in enumerate(stems)} if len(set(stems)) == len(stems) else {}
+        return alone | {key: k for k, key in enumerate(keys)}
+    labels = labels_of(name, split, data_dir, like).tolist()
+    if name in CLASS_NAMES:  # <class>/<number within the class, from 1>
+        seen, places = {}, {}
+        for k, label in enumerate(labels):
+            seen[label] = seen.get(label, 0) + 1
+            places[CLASS_NAMES[name][label], f"{seen[label]:04d}"] = k
+        return places
+    if name == "svhn":  # <number from 1>_<label>
+        return {f"{k + 1:06d}_{label}": k for k, label in enumerate(labels)}
+    return {f"{label}_{k}": k for k, label in enumerate(labels)} if name in ("mnist", "fashion_mnist") else {}
+
+
+def key_of(image, places):
+    """An image's (folder, stem of the file), or the stem alone where folders differ."""
+    key = (image.parent.name, image.stem)
+    return key if key in places else image.stem
+
+
+def paths_of(name, split, data_dir, like):
+    """The path of every image of a split in OpenOOD's data folder."""
+    folder, names = FOLDERS.get(name, name), names_of(name, split, data_dir, like)
+    if name in ("tinyimagenet", "imagenet1k"):
+        return [f"{folder}/{PurePosixPath(image).name}" for image in names]
+    if names:
+        return [f"{folder}/{f'{split}/' if name in CLASS_NAMES else ''}{image}" for image in names]
+    places = places_of(name, split, data_dir, like)
+    ending = "png" if name in CLASS_NAMES else "jpg"
+    return [f"{folder}/{split}/{'/'.join(key) if isinstance(key, tuple) else key}.{ending}" for key in places]
+
+
+def bring_lists(mirrors, data_dir):
+    """Copy the lists that LISTS names from the first mirror's folder that has them, and print what is there then."""
+    wanted = [f"{folder}/{file}.txt" for folder, lists in LISTS.values() for file, _ in lists.values()]
+    target = Path(data_dir) / "benchmark_imglist"
+    for mirror in mirrors:
+        for path in [] if isinstance(mirror, str) else wanted:
+            source = mirror / "benchmark_imglist" / path
+            if source.is_file() and not (target / path).exists():
+                write_text(target / path, source.read_text())
+    there = sum((target / path).exists() for path in wanted)
+    ours = "" if there == len(wanted) else "; without a list, our own splits are used, see data/openood.py"
+    print(f"OpenOOD's lists: {there} of {len(wanted)} in {target}{ours}")

@@ -1,0 +1,129 @@
+"""What `prepare` writes below data/<name>/, how it knows it again, and how it is verified."""
+import hashlib
+import json
+import os
+import zipfile
+
+import numpy as np
+
+from files import UserError, written_whole
+
+from . import fetch, pictures
+from .catalog import CATALOG, array_file
+
+
+def store(found, folder, split, name):
+    """Write what was found of a split. Returns its record for the manifest."""
+    data_set = CATALOG[name]
+    record = {"images": len(found), "source": found.source, "verified": found.verified, "files": {}}
+    if isinstance(found.content, tuple):
+        path = array_file(name, split, folder.parent)
+        record["files"][path.name] = write_arrays(path, *found.content)
+    else:
+        title = f"{name} {split}"
+        sizes = data_set.sizes or ((data_set.size,) if data_set.size else ())
+        if sizes:
+            arrays, keep, left_out = pictures.to_arrays(found.content, sizes, data_set.size, title)
+            names = np.array([found.content.names[k] for k in keep])
+            record |= {"images": len(keep)} | ({"left_out": left_out} if left_out else {})
+            for size, images in arrays.items():
+                path = array_file(name, split, folder.parent, size)
+                record["files"][path.name] = write_arrays(path, images, found.content.labels[keep], names)
+        if data_set.folders:
+            record["folder"] = store_folder(found, folder / split, folder, title)
+    record["sha256"] = next(iter([*record["files"].values(), record.get("folder")]))["sha256"]
+    return record
+
+
+def write_arrays(path, images, labels, names=None):
+    """names: (n) str, <class>/<file>; kept as UTF-8."""
+    images, labels = np.ascontiguousarray(images, dtype=np.uint8), np.asarray(labels, dtype=np.int64)
+    more = {} if names is None else {"names": np.char.encode(names, "utf-8")}
+    with written_whole(path) as file:
+        np.savez(file, images=images, labels=labels, **more)
+    return {"bytes": path.stat().st_size, "sha256": content_of(images, labels)}
+
+
+def content_of(images, labels):
+    content = hashlib.sha256(images.data)
+    content.update(np.ascontiguousarray(labels).data)
+    return content.hexdigest()
+
+
+def store_folder(found, target, folder, title):
+    """Pictures of a mirror's folder are linked, those of an archive unpacked. UserError if somebody's own are there."""
+    if target.is_dir() and not target.is_symlink() and "folder" not in _recorded(folder).get(target.name, {}):
+        raise UserError(f"{target} is there already and was not made by prepare.py: it stays as it is")
+    linked = isinstance(found.content, pictures.FolderPictures)
+    digest = (pictures.link if linked else pictures.unpack)(found.content, target, *([] if linked else [title]))
+    return {"images": len(found), "linked": linked, "sha256": digest}
+
+
+def ready_splits(folder):
+    """The splits that the manifest lists and whose files lie there in full length."""
+    return {split: record for split, record in _recorded(folder).items() if _lies_there(folder, split, record)}
+
+
+def _recorded(folder):
+    try:
+        return json.loads((folder / "manifest.json").read_text())["splits"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return {}
+
+
+def _lies_there(folder, split, record):
+    if "files" not in record and "folder" not in record:
+        return False
+    for name, file in record.get("files", {}).items():
+        path = folder / name
+        if not path.exists() or path.stat().st_size != file["bytes"]:
+            return False
+    return "folder" not in record or (folder / split).is_dir()
+
+
+def is_partial(record, expected):
+    """Unverified and fewer images than the set has."""
+    return not record.get("verified") and record.get("images", 0) < expected
+
+
+def is_same(record, found):
+    """Whether a split was prepared from just this."""
+    return (record["source"], record["images"] + len(record.get("left_out", []))) == (found.source, len(found))
+
+
+def verify(name, data_dir):
+    """Compare a prepared set with its manifest, byte for byte, and print what was found. True when nothing is wrong."""
+    folder, wrong, checked = data_dir / name, [], 0
+    try:
+        splits = json.loads((folder / "manifest.json").read_text())["splits"]
+    except FileNotFoundError:
+        return True  # not prepared, or the user's own
+    except (ValueError, KeyError):
+        splits, wrong = {}, ["manifest.json"]
+    for split, record in splits.items():
+        for file, expected in record["files"].items():
+            checked += 1
+            if not _same(folder / file, expected):
+                wrong.append(file)
+        if kept := record.get("folder"):
+            checked += 1
+            digest = (pictures.listing_digest if kept["linked"] else pictures.content_digest)
+            if not (folder / split).is_dir() or digest(folder / split) != kept["sha256"]:
+                wrong.append(f"{split}/")
+    if wrong:
+        print(f"{name:14} DAMAGED: {', '.join(wrong)}. Prepare it again: python data/prepare.py {name} --fresh")
+    else:
+        print(f"{name:14} as it was prepared ({checked} checksums)")
+    return not wrong
+
+
+def _same(path, expected):
+    if "md5" in expected:
+        return path.exists() and fetch.md5_of(path) == expected["md5"]
+    try:
+        if os.path.getsize(path) != expected["bytes"]:
+            return False
+        with np.load(path) as content:
+            return content_of(content["images"], content["labels"]) == expected["sha256"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return False

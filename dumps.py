@@ -1,0 +1,108 @@
+"""A run's logits: on disk, or from the network if they are not there yet. The network is run once on every image."""
+import zipfile
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import parallel
+import runs
+from assemble import model_of
+from data import corruptions
+from data.loaders import digest_of, open_set
+from files import UserError, written_whole
+from step import as_ensemble
+
+WEIGHTS = {"last": ("weights.pt", "logits"), "best": ("weights_best.pt", "logits_best")}  # name → file, folder
+
+
+class Dumps:
+    """The members' logits (N, n, C) float32 and labels (n) of any set, under one of a run's two states of weights.
+
+    Args:
+        weights: "last" or "best".
+        reading: how image files are read, see FolderImages.
+
+    The first process gets arrays; the others, which only help to make them, get None.
+    `unreadable` counts the images of a set that could not be read.
+    """
+
+    def __init__(self, run, config, weights, data_dir, device, reading):
+        if weights == "best" and config["best_epoch"] == config["recipe"]["epochs"]:
+            weights = "last"  # they are the same weights
+        self.file, self.folder = (run / part for part in WEIGHTS[weights])
+        self.run, self.config, self.title = run, config, f"{weights} weights on"
+        self.data_dir, self.device, self.reading = data_dir, device, reading
+        self.dataset = config["run"]["dataset"]
+        self.statistics = config["recipe"]["mean"], config["recipe"]["std"]
+        self.unreadable = {}
+        self._model = None
+
+    def of(self, name, split="test"):
+        """logits and labels (−1 for outliers) of a split of a set."""
+        key = name if split == "test" else f"{name}_{split}"
+        digest = digest_of(name, split, self.data_dir, self.dataset)
+        return self._saved(key, digest, name == self.dataset, lambda: open_set(
+            name, split, self.data_dir, self.device, like=self.dataset, statistics=self.statistics, **self.reading))
+
+    def of_corrupted(self, name, corruption, severity):
+        """The same of a set's images under one corruption."""
+        digest = corruptions.digest_of(name, corruption, severity, self.data_dir)
+        return self._saved(f"{name}_{corruption}_{severity}", digest, True, lambda: corruptions.open_corrupted(
+            name, corruption, severity, self.data_dir, self.device, self.statistics))
+
+    def _saved(self, key, digest, is_id, opened):
+        path = self.folder / f"{key}.npz"
+        saved = read(path, digest) if parallel.is_main() else None
+        if parallel.from_main(saved is None):
+            saved = forward(self.model, opened(), f"{self.title} {key}")
+            if saved is None:
+                return None
+            logits, labels, unreadable = saved
+            if not np.isfinite(logits).all():
+                raise UserError(f"the network of {self.run} answers {key} with NaN or infinity: its training diverged. "
+                                "Train it again with --fresh and a lower --lr")
+            saved = logits, labels if is_id else np.full_like(labels, -1), unreadable
+            with written_whole(path) as out:
+                np.savez(out, logits=logits, labels=saved[1], unreadable=unreadable, source=digest)
+        if saved is None:
+            return None
+        if saved[2]:
+            self.unreadable[key] = int(saved[2])
+        return saved[:2]
+
+    @property
+    def model(self):
+        if self._model is None:
+            self._model = model_of(self.config)
+            self._model.load_state_dict(runs.load_state(self.file))
+            self._model.to(self.device, memory_format=torch.channels_last).eval()
+        return self._model
+
+
+def read(path, digest):
+    """(logits, labels, unreadable) if they were made from the very images that are there now, else None."""
+    try:
+        with np.load(path) as content:
+            parts = content["logits"], content["labels"], content["unreadable"]
+            return parts if content["source"] == digest else None
+    except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return None  # absent or damaged: make it again
+
+
+@torch.inference_mode()
+def forward(model, data, title):
+    """(logits (N, n, C) float32, labels (n), unreadable images) on the first process, None on the others."""
+    logits, labels = [], []
+    hidden = None if parallel.is_main() else True
+    with tqdm(total=len(data), unit="img", desc=title, disable=hidden, leave=False) as bar:
+        for images, targets in data.eval_batches(shard=parallel.shard()):
+            logits.append(as_ensemble(model(images)).float())  # (N, B, C)
+            labels.append(targets)
+            bar.update(len(targets) * parallel.shard()[1])
+    parts = parallel.gathered((
+        torch.cat(logits, 1).cpu().numpy(), torch.cat(labels).cpu().numpy(), len(getattr(data, "bad", ()))))
+    if parts is None:
+        return None
+    logits, labels, unreadable = zip(*parts)
+    return np.concatenate(logits, 1), np.concatenate(labels), sum(unreadable)

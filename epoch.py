@@ -1,0 +1,130 @@
+"""One pass over the training images, step by step, and one over those that are judged by."""
+import torch
+
+import parallel
+from data.order import generator_of
+from recipes import SHARED_BATCH
+from step import as_ensemble
+
+
+def batches_of(train_set, outliers, method, recipe, seed, epoch, start):
+    """What each step of an epoch is given, from step `start` on: (inputs, targets, shown, shown labels) of Objective.
+
+    Members have batches of their own, but for NCL, ADP and DICE, which are computed on a batch that all share. The
+    other diversity losses are shown one member's batch, drawn anew at each step, or outliers where the method has them.
+    """
+    members = method["members"] if method["diversity"] not in SHARED_BATCH else 1
+    steps = train_set.steps(recipe.batch_size, recipe.per_class)
+    one_of = torch.randint(members, (steps,), generator=generator_of(seed, epoch, -1)).tolist()
+    shown_outliers = outlier_batches(outliers, recipe, seed, (epoch - 1) * steps + start) if outliers else None
+    batches = train_set.train_batches(
+        recipe.batch_size, seed, epoch, recipe.padding, recipe.flip, start, members, recipe.per_class, parallel.shard())
+    for step, (inputs, targets) in enumerate(batches, start):
+        if shown_outliers:
+            yield inputs, targets, next(shown_outliers), None
+        elif method["diversity"] != "none" and members > 1:
+            yield inputs, targets, inputs[one_of[step]], targets[one_of[step]]
+        else:
+            yield inputs, targets, None, None
+
+
+def outlier_batches(outliers, recipe, seed, start):
+    """Un-augmented batches without end, from the `start`-th on, the set in a new order at each pass, whole batches."""
+    steps = max(len(outliers) // recipe.outlier_batch, 1)
+    while True:
+        batches = outliers.train_batches(
+            recipe.outlier_batch, seed, start // steps, None, False, start % steps, shard=parallel.shard())
+        for _, (images, _) in zip(range(start % steps, steps), batches):
+            yield images
+            start += 1
+
+
+def train_on(batches, step_of, objective, optimizer, adversary, recipe, steps, images, at, stop, bar):
+    """Step through an epoch, or what is left of it, up to a signal; counts up what `at` knows of the epoch.
+
+    Args:
+        step_of: the objective, or what averages its gradients over the processes.
+        adversary: DICE's Adversary, or None.
+    """
+    processes = parallel.shard()[1]
+    names = len(objective.names) + (len(adversary.names) if adversary else 0)
+    sums = torch.zeros(names, device=next(objective.parameters()).device)  # no step waits for a number
+    for inputs, targets, shown, shown_labels in batches:
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr_at(at["epoch"], at["step"], steps)
+        size = min(recipe.batch_size, images - at["step"] * recipe.batch_size)  # of the batch over all processes
+        parts = -(-size // (processes * recipe.micro_batch)) if recipe.micro_batch else 1
+        optimizer.zero_grad()
+        for k in range(parts):
+            x, y = inputs.tensor_split(parts, -4)[k], targets.tensor_split(parts, -1)[k]
+            more = [part if part is None else part.tensor_split(parts)[k] for part in (shown, shown_labels)]
+            with parallel.without_averaging(step_of, but_last=k == parts - 1):
+                loss = step_of(channels_last(x), y, *more)
+                (loss * (y.shape[-1] * processes / size)).backward()  # averaged over processes: times their number
+            sums[: len(objective.names)] += objective.report * y.shape[-1]
+            if adversary:
+                sums[len(objective.names) :] += adversary.step(objective.features, objective.labels) * y.shape[-1]
+        if recipe.clip:
+            torch.nn.utils.clip_grad_norm_(objective.parameters(), recipe.clip)
+        optimizer.step()
+        at["step"] += 1
+        at["counted"] += size
+        bar.update(size)
+        if parallel.any_of(stop.signal):
+            break
+    sums = parallel.summed(sums).tolist()
+    at["sums"] = [a + b for a, b in zip(at["sums"] or [0.0] * len(sums), sums)]
+
+
+def channels_last(images):
+    """The images with the channels innermost in memory; (N, B, 3, H, W) or (B, 3, H, W), the shape stays.
+
+    Grey images, whose channels are one and the same memory, are left so.
+    """
+    if images.stride(-3) == 0:
+        return images
+    if images.dim() == 4:
+        return images.contiguous(memory_format=torch.channels_last)
+    return images.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, images.shape[:2])
+
+
+class Adversary:
+    """DICE's discriminator and its optimiser (RMSprop, momentum 0.9, weight decay 5e-4), a step for each of ours."""
+
+    names = ("discriminator_loss", "discriminator_accuracy")
+
+    def __init__(self, discriminator, lr):
+        self.discriminator = discriminator
+        self.optimizer = torch.optim.RMSprop(discriminator.parameters(), lr, momentum=0.9, weight_decay=5e-4)
+
+    def step(self, features, labels):
+        """Learn from detached features; returns loss and accuracy, (2), detached."""
+        self.optimizer.zero_grad()  # also what the ensemble's loss left there
+        loss, accuracy = self.discriminator.loss(features, labels)
+        loss.backward()
+        for p in self.discriminator.parameters():
+            parallel.summed(p.grad).div_(parallel.shard()[1])
+        self.optimizer.step()
+        return torch.stack([loss.detach(), accuracy])
+
+    def state_dict(self):
+        return {"discriminator": self.discriminator.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state):
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+@torch.inference_mode()
+def accuracy_of(model, images, stop):
+    """Share of correct images over all processes, by the mean of the members' logits; None, on one process at once,
+    after a signal."""
+    model.eval()
+    counts = torch.zeros(2, device=next(model.parameters()).device, dtype=torch.float64)  # correct, seen
+    for batch, labels in images.eval_batches(shard=parallel.shard()):
+        if stop.signal and not parallel.several():
+            return None
+        counts[0] += (as_ensemble(model(batch)).mean(0).argmax(1) == labels).sum()
+        counts[1] += len(labels)
+    correct, seen = parallel.summed(counts).tolist()
+    return correct / seen
