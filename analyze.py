@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-import openood_tables
 import runs
 from data.catalog import CATALOG, OUTLIERS
 from files import UserError, write_text
 from recipes import DATASETS, PUBLISHED, PUBLISHED_SEEDS, published_score
-from tables import publish
-from verdicts import number, verdict
+from reporting import openood_tables
+from reporting.tables import publish
+from reporting.verdicts import number, verdict
 
 PAPERS = Path(__file__).resolve().parent / "results" / "papers"
 METHODS = {"softmax": "SoftMax", "isomax": "IsoMax", "isomaxplus": "IsoMax+", "dismax": "DisMax",
@@ -89,7 +89,7 @@ def main():
         pages.append((dataset, page))
     print(f"Written to {tables}/")
     if args.report:
-        from report import write_report  # here, because it brings torch and matplotlib
+        from reporting.page import write_report  # here, because it brings torch and matplotlib
 
         write_report(args.results_dir, pages, table, METHODS, TITLES)
         print(f"Written to {args.results_dir}/report.html")

@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-import devices
 import runs
-from assemble import model_of
 from data.augment import normalise
 from data.catalog import CATALOG
 from data.formats import IMAGE_SUFFIXES
 from data.loaders import resized
+from engine import devices
+from engine.assemble import model_of
+from engine.step import as_ensemble
 from files import UserError
 from metrics.scores import SCORES
 from recipes import SCORES as PUBLISHED_SCORES
-from step import as_ensemble
 
 
 def main():

@@ -20,14 +20,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import devices
-import parallel
 import runs
 from data import corruptions
 from data.catalog import CORRUPTED, OUTLIERS
 from data.loaders import available
 from data.openood import benchmark
-from dumps import WEIGHTS, Dumps
+from engine import devices, parallel
+from engine.dumps import WEIGHTS, Dumps
+from engine.pretrained import adopt
 from files import UserError
 from metrics import calibration
 from metrics.detection import detection_metrics
@@ -38,7 +38,6 @@ from metrics.published import (
     published_negative_log_likelihood,
 )
 from metrics.scores import SCORES as DISMAX_SCORES
-from pretrained import adopt
 
 REJECTED = (0.1, 0.5, 1, 2, 5, 10, 20)  # per cent of in-distribution samples that a threshold turns away
 

@@ -40,7 +40,7 @@ class Recipe:
     final_lr: Annotated[float, "where a cosine from lr, step by step, ends"] = 1e-6
     micro_batch: Annotated[int, "images a forward pass, process and member; gradients are accumulated. 0: all"] = 0
     select_on: Annotated[str, "images that weights_best.pt is best on: test, or openood (validation)"] = "test"
-    initial: Annotated[str, "random, or pretrained: torchvision's ImageNet weights"] = "random"
+    initial: Annotated[str, "random, pretrained (torchvision's ImageNet weights), or a file of such"] = "random"
     alpha: Annotated[float, "weight of fractional probability regularisation (dismax_fpr)"] = 1.0
     diversity_weight: Annotated[float, "factor of the diversity loss against the members' mean loss"] = 0.0
     adp_alpha: Annotated[float, "of ADP: weight of the ensemble's entropy"] = 2.0
@@ -82,7 +82,7 @@ SDDE = {
 }
 METHODS = {**DISMAX, **SDDE}
 OUTLIERS_SHOWN = {  # "default": what SDDE's outlier exposure shows while it learns a data set
-    "cifar10": "tinyimagenet597", "cifar100": "tinyimagenet597", "imagenet200": "imagenet800",
+    "cifar10": "tinyimagenet597", "cifar100": "tinyimagenet597",
 }
 
 
@@ -116,7 +116,6 @@ SDDE_IMAGENET = replace(  # from one pretrained network; 4 processes × 32 image
     SDDE_CIFAR10, epochs=30, batch_size=512, micro_batch=32, lr=1e-3, padding=0, initial="pretrained",
     **IMAGENET_STATISTICS,
 )
-SDDE_IMAGENET200 = replace(SDDE_IMAGENET, epochs=90, batch_size=256, lr=0.1, initial="random")  # 8 processes × 32
 
 RECIPES = {
     "dismax": {
@@ -127,7 +126,7 @@ RECIPES = {
     "sdde": {
         "cifar10": SDDE_CIFAR10,
         "cifar100": replace(SDDE_CIFAR10, mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761)),
-        "mnist": SDDE_MNIST, "imagenet1k": SDDE_IMAGENET, "imagenet200": SDDE_IMAGENET200, "digits": DIGITS,
+        "mnist": SDDE_MNIST, "imagenet1k": SDDE_IMAGENET, "digits": DIGITS,
     },
 }
 DATASETS = tuple(dict.fromkeys([*RECIPES["dismax"], *RECIPES["sdde"]]))

@@ -22,18 +22,18 @@ import time
 import torch
 from tqdm import tqdm
 
-import devices
 import models
-import parallel
 import runs
-from assemble import members_of, model_of, objective_of
 from data.catalog import CATALOG
 from data.loaders import digest_of, open_set
 from data.openood import benchmark
 from data.order import epoch_seed
-from epoch import Adversary, accuracy_of, batches_of, train_on
+from engine import devices, parallel
+from engine.assemble import members_of, model_of, objective_of
+from engine.epoch import Adversary, accuracy_of, batches_of, train_on
+from engine.pretrained import initialise
 from files import UserError
-from recipes import DATASETS, DIVERSITIES, METHODS, OUTLIERS_SHOWN, flags, label_of, method_of, recipe_of
+from recipes import DATASETS, DIVERSITIES, METHODS, OUTLIERS_SHOWN, SHARED_BATCH, flags, label_of, method_of, recipe_of
 
 # what a run knows of the epoch it is in: the next step, images counted, sums of the report, times, random states
 NEW_EPOCH = {"step": 0, "counted": 0, "sums": 0.0, "train_seconds": 0.0, "seconds": 0.0, "random": None}
@@ -138,7 +138,10 @@ def refused(error_type):
 def train(run, config, recipe, train_set, judged_by, outliers, device):
     seed, main_process = config["run"]["seed"], parallel.is_main()
     torch.manual_seed(epoch_seed(seed, 0))
-    model = parallel.synchronised(model_of(config), device)
+    model = model_of(config)
+    if recipe.initial != "random":
+        initialise(model, config["run"]["model"], recipe.initial, config["method"]["diversity"] not in SHARED_BATCH)
+    model = parallel.synchronised(model, device)
     model.to(device, memory_format=torch.channels_last)
     objective = objective_of(model, config, recipe)
     adversary = Adversary(objective.terms["diversity"].discriminator, recipe.discriminator_lr) if (

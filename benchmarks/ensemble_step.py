@@ -10,9 +10,9 @@ from torchvision.transforms import v2
 import models
 from benchmarks.timing import summary, take_turns
 from data.loaders import ResidentImages
+from engine.step import Objective
 from losses import LOSSES
 from losses.diversity import GradCAMDiversityLoss
-from step import Objective
 
 MEMBERS, BATCH, WEIGHT = 5, 128, 0.1
 HALF = (0.5,) * 3  # mean and std of every channel, SDDE's for MNIST

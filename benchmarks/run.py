@@ -15,9 +15,9 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make our packages importable
 
-import devices
 import runs
 from benchmarks import ensemble_step, head_loss, input_pipeline
+from engine import devices
 
 
 def main():

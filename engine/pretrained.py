@@ -1,13 +1,15 @@
-"""torchvision's ImageNet ResNet18 as a run, so that nobody needs a week of GPU time for the SoftMax row."""
+"""torchvision's ImageNet networks: ResNet18 as a run, so that nobody needs a week of GPU time for the SoftMax row, and
+ResNet50 as what SDDE's members start from."""
 import torch
 
 import runs
-from assemble import model_of
 from data.catalog import CATALOG
+from engine.assemble import members_of, model_of
 from files import UserError
 from recipes import METHODS, recipe_of
 
-NAME = "ResNet18_Weights.IMAGENET1K_V1"
+WEIGHTS = {"resnet18": "ResNet18_Weights.IMAGENET1K_V1", "resnet50": "ResNet50_Weights.IMAGENET1K_V1"}
+NAME = "resnet18"  # DisMax's
 
 
 def adopt(results_dir, file="", write=True):
@@ -23,7 +25,7 @@ def adopt(results_dir, file="", write=True):
         "run": {"dataset": "imagenet1k", "model": "resnet18", "loss": "softmax", "seed": 1},
         "method": vars(METHODS["softmax"]),
         "recipe": recipe_of("imagenet1k", "softmax").as_dict(),
-        "overrides": {"weights": {"published": "trained by the recipe", "used": f"torchvision's {NAME}"}},
+        "overrides": {"weights": {"published": "trained by the recipe", "used": f"torchvision's {WEIGHTS[NAME]}"}},
     }
     epochs = config["recipe"]["epochs"]
     model = model_of(config)
@@ -40,20 +42,44 @@ def adopt(results_dir, file="", write=True):
     return run
 
 
-def read(file):
+def initialise(model, name, source, same_heads):
+    """Start every member of an ImageNet network from trained weights, as SDDE does.
+
+    Args:
+        name: of the network, "resnet18" or "resnet50".
+        source: "pretrained", torchvision's own, or a file of such weights.
+        same_heads: whether the last layers are taken over, too. Members that share every batch must differ somewhere,
+            or they stay one network (published: they do).
+    UserError when the weights cannot be had or are another network's.
+    """
+    if name not in WEIGHTS:
+        raise UserError(f"--initial {source} is for {' and '.join(WEIGHTS)}, not for {name}")
+    state = in_our_keys(read("" if source == "pretrained" else source, name))
+    if not same_heads:
+        state = {key: value for key, value in state.items() if not key.startswith("classifier.")}
+    for member in members_of(model):
+        kept = {key: value for key, value in member.state_dict().items() if key.startswith("classifier.")}
+        try:
+            member.load_state_dict({**({} if same_heads else kept), **state})
+        except RuntimeError as error:
+            raise UserError(f"these are not weights of torchvision's {name}, or the head is not softmax: "
+                            f"{str(error).splitlines()[-1].strip()}") from error
+
+
+def read(file, name="resnet18"):
     if file:
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds
             raise UserError(f"{file} cannot be read as weights: {error}") from error
-    from torchvision.models import ResNet18_Weights
+    from torchvision import models
 
+    weights = models.get_weight(WEIGHTS[name])
     try:
-        return ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+        return weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
-        url = ResNet18_Weights.IMAGENET1K_V1.url
-        raise UserError(f"torchvision's weights could not be fetched ({error}). Fetch {url} elsewhere and "
-                        "name the file: --pretrained FILE") from error
+        raise UserError(f"torchvision's weights could not be fetched ({error}). Fetch {weights.url} elsewhere and "
+                        "name the file") from error
 
 
 def in_our_keys(state):

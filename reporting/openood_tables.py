@@ -7,7 +7,7 @@ import pandas as pd
 from data.catalog import OPENOOD, OUTLIERS
 from metrics.ensemble import SCORES
 from recipes import PUBLISHED_SEEDS, sdde_score
-from verdicts import number, verdict
+from reporting.verdicts import number, verdict
 
 LEGEND = """\
 Images, splits and metrics of OpenOOD v1.5; weights of the epoch that is best on validation images, on which the

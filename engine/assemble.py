@@ -3,9 +3,9 @@ from functools import partial
 
 import models
 from data.catalog import CATALOG
+from engine.step import Objective
 from files import UserError
 from losses import LOSSES, diversity
-from step import Objective
 
 
 def model_of(config):

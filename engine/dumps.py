@@ -5,13 +5,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import parallel
 import runs
-from assemble import model_of
 from data import corruptions
 from data.loaders import digest_of, open_set
+from engine import parallel
+from engine.assemble import model_of
+from engine.step import as_ensemble
 from files import UserError, written_whole
-from step import as_ensemble
 
 WEIGHTS = {"last": ("weights.pt", "logits"), "best": ("weights_best.pt", "logits_best")}  # name → file, folder
 

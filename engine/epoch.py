@@ -1,10 +1,10 @@
 """One pass over the training images, step by step, and one over those that are judged by."""
 import torch
 
-import parallel
 from data.order import generator_of
+from engine import parallel
+from engine.step import as_ensemble
 from recipes import SHARED_BATCH
-from step import as_ensemble
 
 
 def batches_of(train_set, outliers, method, recipe, seed, epoch, start):

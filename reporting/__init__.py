@@ -1,0 +1,1 @@
+"""What analyze.py writes: tables, verdicts, pictures, a page."""
