@@ -146,7 +146,8 @@ def openood_rows(dumps, dataset, splits, data_dir):
         rows = [("openood", dataset, "id", "", "images", len(test), splits.test.note)]
         rows += [("openood", dataset, "id", "", metric, value) for metric, value in quality.items()]
         in_scores = openood_scores(logits[:, test], temperature)
-    for group, parts in splits.groups.items():
+    chosen_by = {"validation": [splits.validation_outliers]} if splits.validation_outliers else {}
+    for group, parts in {**splits.groups, **chosen_by}.items():
         for part in parts:
             pieces = [(dumps.of(part.name, split), index) for split, index in part.index.items()]
             if temperature:

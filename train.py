@@ -27,7 +27,7 @@ import runs
 from data.catalog import CATALOG
 from data.loaders import digest_of, open_set
 from data.openood import benchmark
-from data.order import epoch_seed
+from data.order import class_balanced, epoch_seed
 from engine import devices, parallel
 from engine.assemble import members_of, model_of, objective_of
 from engine.epoch import Adversary, accuracy_of, batches_of, train_on
@@ -97,6 +97,9 @@ def main():
     judged_by = open_set(args.dataset, "test", args.data_dir, device, **reading)
     if recipe.select_on == "openood":
         judged_by = judged_by.subset(benchmark(args.dataset, args.data_dir).validation.index["test"])
+    if recipe.per_class >= 2 and recipe.batch_size % recipe.per_class == 0:
+        with refused(ValueError):  # whether there are classes enough
+            class_balanced(train_set.labels.cpu(), recipe.batch_size, recipe.per_class, torch.Generator())
     outliers = None
     if method.outliers != "none":
         outliers = open_set(method.outliers, "train", args.data_dir, device, like=args.dataset, **reading)

@@ -28,6 +28,9 @@ from data.imglists import LISTS, OVERLAPPING, key_of, list_path, paths_of, place
 from data.prepared import available, labels_of, names_of
 from files import UserError, write_text
 
+# outliers to choose settings by; OpenOOD's own for MNIST are of notMNIST, all of which our copies may be tested on
+VALIDATION_OUTLIERS = {"mnist": "emnist_letters", "cifar10": "tinyimagenet", "cifar100": "tinyimagenet"}
+
 
 @dataclass(frozen=True)
 class Part:
@@ -48,6 +51,7 @@ class Benchmark:
     test: Part
     groups: dict  # near, far → Parts
     missing: dict = field(default_factory=dict)  # near, far → names of sets that are not prepared
+    validation_outliers: Part | None = None  # for choosing settings: none of these images is tested on
 
     @property
     def notes(self):
@@ -76,7 +80,20 @@ def benchmark(dataset, data_dir):
         groups[group] = [part for part in found.values() if part]
         if absent := [name for name, part in found.items() if not part]:
             missing[group] = absent
-    return Benchmark(validation, test, groups, missing)
+    return Benchmark(validation, test, groups, missing, _validation_outliers(dataset, groups, data_dir))
+
+
+def _validation_outliers(dataset, groups, data_dir):
+    """1,000 images of the set that VALIDATION_OUTLIERS names, none of which is tested on; None where it is not there."""
+    name = VALIDATION_OUTLIERS.get(dataset)
+    if name is None or not available(name, "test", data_dir, dataset):
+        return None
+    tested = [part.index["test"] for parts in groups.values() for part in parts if part.name == name]
+    labels = labels_of(name, "test", data_dir, dataset)
+    tested = np.concatenate([[], *tested]).astype(np.int64)
+    free = np.setdiff1d(_without_overlap(dataset, name, "test", data_dir), tested)
+    chosen = free[choose(labels[free], min(1_000, len(free)), f"{dataset} {name} validation")]
+    return Part(name, {"test": chosen}, 1_000, f"{len(chosen):,} images of our choice") if len(chosen) else None
 
 
 def _without_lists(dataset, data_dir):

@@ -35,6 +35,9 @@ def objective_of(model, config, recipe):
         weights["diversity"] = recipe.diversity_weight
     if method["outliers"] != "none":
         terms["outlier"], weights["outlier"] = diversity.OEDiversityLoss(), recipe.outlier_weight
+    if method["diversity"] == "dice" and (recipe.per_class < 2 or recipe.batch_size % recipe.per_class):
+        raise UserError("DICE needs two or more images a class, and batches that they fill: --per-class "
+                        f"{recipe.per_class} and --batch-size {recipe.batch_size} don't")
     criteria = [second(member.classifier) for member in members_of(model)]
     return Objective(model, criteria, terms, weights, image_gradients=method["diversity"] == "input_gradient")
 

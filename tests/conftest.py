@@ -1,13 +1,12 @@
 """Prepared digits and a finished run or two, made once for all tests that look at them; official files in miniature."""
 import io
-import subprocess
-import sys
 import tarfile
 from dataclasses import replace
 from hashlib import md5
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import forked
 import pytest
 
 from data import fetch
@@ -19,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def script(*words, cwd=ROOT, check=True, **options):
     """Run one of our scripts as a user does; returns the finished process, its two outputs as text."""
-    done = subprocess.run([sys.executable, *map(str, words)], cwd=cwd, capture_output=True, text=True, **options)
+    done = forked.run([str(word) for word in words], cwd, **options)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 

@@ -308,6 +308,28 @@ def test_tables_of_ensembles(trained):
     assert "minmax" in set(scores.score)
 
 
+def test_a_search_ranks_weights_by_what_it_was_told_to(tmp_path, data_dir):
+    words = ["search.py", "gradcam", "digits", "--weights", 0, 0.5, "--epochs", 1, "--data-dir", data_dir,
+             "--results-dir", tmp_path, "--device", "cpu"]
+    said = script(*words, "--select", "published").stdout
+    table = pd.read_csv(tmp_path / "search/digits_gradcam.csv")
+    assert sorted(table.weight) == [0, 0.5] and table.published.is_monotonic_decreasing and "minmax" in said
+    done = script(*words, check=False)
+    assert done.returncode == 1 and "no outliers to validate by are prepared for digits" in done.stderr
+    assert "is finished (1 epochs). Nothing to do" in done.stdout, "not trained twice"
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--per-class", 1], "DICE needs two or more images a class"),
+    (["--per-class", 5], "batches that they fill: --per-class 5 and --batch-size 64 don't"),
+    (["--per-class", 2], "needs 32 classes, the set has 7"),
+])
+def test_settings_that_make_no_sense_are_refused_before_training(tmp_path, data_dir, words, message):
+    done = script("train.py", "--dataset", "digits", "--model", "lenet", "--loss", "dice", *words, "--device", "cpu",
+                  "--data-dir", data_dir, "--results-dir", tmp_path, check=False)
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+
+
 def test_killed_and_taken_up_again_it_ends_with_the_same_bits(tmp_path, data_dir):
     """DICE: two optimisers, a ramp, class-balanced batches and clipping."""
     words = ["train.py", "--dataset", "digits", "--model", "lenet", "--loss", "dice", "--members", 2, "--batch-size",

@@ -1,0 +1,83 @@
+"""Search the weight of a diversity loss, as SDDE's *_hopt.sh do: train each weight once, rank them by near-OOD AUROC.
+
+  python search.py gradcam mnist                          judged by outliers for validation, that nothing is tested on
+  python search.py gradcam mnist --select published       judged by the near sets of the test, as the paper's were
+  python search.py gradcam digits --select published --epochs 2 --weights 0 0.1
+
+Runs go to results/search/<weight>/…; what is finished is not done again, so a search can be stopped and taken up. It
+takes as many trainings as there are weights, and writes results/search/<dataset>_<method>.csv.
+"""
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+from tabulate import tabulate
+
+import runs
+from files import UserError, write_text
+from recipes import label_of, method_of, sdde_score
+
+ROOT = Path(__file__).resolve().parent
+GRIDS = {  # the released sweeps
+    "gradcam": (0, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1), "ncl": (0, 0.01, 0.1, 0.5, 1, 2, 5, 10, 100),
+    "adp": (0, 0.01, 0.1, 0.5, 1, 2, 5, 10, 100), "dice": (0, 0.01, 0.05, 0.1, 0.2, 0.5, 1),
+    "input_gradient": (0, 0.01, 0.1, 0.5, 1, 2, 5),
+}
+MODELS = {"mnist": "lenet", "digits": "lenet", "cifar10": "resnet18_32x32", "cifar100": "resnet18_32x32"}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", choices=list(GRIDS))
+    parser.add_argument("dataset", choices=list(MODELS))
+    parser.add_argument("--select", choices=("validation", "published"), default="validation")
+    parser.add_argument("--weights", type=float, nargs="+", help="by default the published grid of the method")
+    parser.add_argument("--seed", default="1")
+    parser.add_argument("--epochs", help="a shortened look")
+    parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--results-dir", type=Path, default=Path("results"))
+    parser.add_argument("--device")
+    args = parser.parse_args()
+    common = ["--data-dir", args.data_dir, *(["--device", args.device] if args.device else [])]
+    found = []
+    for weight in args.weights or GRIDS[args.method]:
+        folder = args.results_dir / "search" / f"{weight:g}"
+        label = label_of(*method_of(args.method))
+        run = runs.folder(folder, args.dataset, MODELS[args.dataset], label, args.seed)
+        do("train.py", "--dataset", args.dataset, "--model", MODELS[args.dataset], "--loss", args.method, "--seed",
+           args.seed, "--diversity-weight", weight, "--results-dir", folder, *common,
+           *(["--epochs", args.epochs] if args.epochs else []))
+        do("evaluate.py", run, "--if-changed", *common)
+        found.append({"weight": weight, **scores_of(run, args.method, args.dataset)})
+    table = pd.DataFrame(found).sort_values(args.select, ascending=False, ignore_index=True)
+    if table[args.select].isna().all():
+        raise UserError(f"no outliers to validate by are prepared for {args.dataset}: python data/prepare.py "
+                        "emnist_letters tinyimagenet, or --select published")
+    write_text(args.results_dir / "search" / f"{args.dataset}_{args.method}.csv", table.to_csv(index=False))
+    print(f"\n{args.method} on {args.dataset}, AUROC (%) by {sdde_score(args.dataset, args.method)}, best first by "
+          f"{args.select}\n\n{tabulate(table, headers='keys', showindex=False, floatfmt='.2f')}")
+
+
+def do(*words):
+    """Run one of our scripts; its failure is ours."""
+    done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def scores_of(run, method, dataset):
+    """AUROC in per cent by the method's own score: of the validation outliers, and the mean over the near sets."""
+    metrics = pd.read_csv(run / "metrics.csv", keep_default_na=False)
+    chosen = metrics[(metrics.benchmark == "openood") & (metrics.weights == "best") & (metrics.metric == "auroc")
+                     & (metrics.score == sdde_score(dataset, method))]
+    return {name: 100 * chosen[chosen.group == group].value.mean()
+            for name, group in (("validation", "validation"), ("published", "near"))}
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"search.py: {error}")
