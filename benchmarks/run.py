@@ -16,13 +16,13 @@ from tabulate import tabulate
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make our packages importable
 
 import runs
-from benchmarks import head_loss, input_pipeline
+from benchmarks import ensemble_step, head_loss, input_pipeline
 from engine import devices
 
 
 def main():
     device, quick = devices.choose(os.environ.get("DEVICE")), bool(os.environ.get("QUICK"))
-    results = [result for bench in (input_pipeline, head_loss) for result in bench.run(device, quick)]
+    results = [result for bench in (input_pipeline, head_loss, ensemble_step) for result in bench.run(device, quick)]
     machine = devices.describe(device)
     print(f"{machine}\n")
     print(tabulate(

@@ -99,7 +99,7 @@ class Adversary:
 
     def step(self, features, labels):
         """Learn from detached features; returns loss and accuracy, (2), detached."""
-        self.optimizer.zero_grad()  # also what the ensemble's loss left there
+        self.optimizer.zero_grad()
         loss, accuracy = self.discriminator.loss(features, labels)
         loss.backward()
         for p in self.discriminator.parameters():

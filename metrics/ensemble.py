@@ -26,8 +26,9 @@ def prob_minmax(z):
 
 
 def prob_maxstd(z):
-    """Minus the standard deviation (N − 1) over members of their largest probability."""
-    return -spread(z.log_softmax(-1).amax(-1).exp())
+    """Minus the standard deviation (N − 1) over members of their largest probability; of its distance to 1, which keeps
+    the digits that a probability near 1 has lost."""
+    return -spread(torch.sigmoid(-mps(z)))
 
 
 def logit_average(z):

@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from benchmarks import head_loss, input_pipeline, timing
+from benchmarks import ensemble_step, head_loss, input_pipeline, timing
 from data.catalog import CATALOG
 from data.loaders import ResidentImages
 
@@ -21,6 +21,17 @@ def test_ways_take_turns_and_the_median_ratio_is_quoted():
 def test_both_heads_compute_the_same_loss():
     for way in head_loss.ways(8, 16, 5, CPU).values():  # asserts it before it times anything
         assert way() == 20
+
+
+def test_ensemble_steps_compute_the_same_loss():
+    for diverse in (False, True):
+        for way in ensemble_step.ways(CPU, diverse, batch=4).values():  # asserts it before it times anything
+            assert way() == 1
+
+
+def test_an_epoch_trains_every_member_on_every_image():
+    for way in ensemble_step.epochs(CPU, 130).values():
+        assert way() == 5 * 130
 
 
 def test_both_pipelines_make_the_same_kind_of_batch():

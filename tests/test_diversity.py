@@ -6,6 +6,7 @@ import zipfile
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import ROOT
 from torch import nn
 
@@ -33,9 +34,9 @@ def golden_logits():
     return 2 * torch.sin(1.3 * n + 0.7 * b + 0.5 * k**2 + 0.2 * n * k)
 
 
-def golden_maps(padding=6):
+def golden_maps(side=6):
     """Maps A, and logits that come from them."""
-    n, b, c, h, w = grid(3, 4, 2, padding, padding)
+    n, b, c, h, w = grid(3, 4, 2, side, side)
     maps = [m.requires_grad_() for m in 1 + torch.sin(0.9 * n + 0.4 * b + 1.1 * c + 0.8 * h - 0.5 * w + 0.3 * h * w)]
     k, c = grid(5, 2)
     logits = torch.stack([torch.einsum("bc,kc->bk", (m**2 / 2).mean((2, 3)), torch.cos(0.6 * i + 1.7 * k + 0.5 * c))
@@ -51,7 +52,7 @@ def golden_maps(padding=6):
     (OEDiversityLoss(), 2.3630719644341394),
 ])
 def test_golden_values_of_logits(loss, value):
-    assert loss(logits=golden_logits(), labels=LABELS).item() == pytest.approx(value, abs=1e-5, rel=1e-6)
+    assert loss(logits=golden_logits(), labels=LABELS).item() == pytest.approx(value, rel=1e-12)
 
 
 def test_golden_value_of_dice():
@@ -180,6 +181,26 @@ def test_oe_is_least_for_the_uniform_answer():
     assert OEDiversityLoss()(logits=torch.zeros(3, 4, 200)).item() == pytest.approx(5.2983174)
 
 
+def published_adp(z, labels, alpha, beta):
+    """As printed, sample by sample."""
+    p = z.softmax(2)
+    mean = p.mean(0)
+    total = alpha * (mean * (mean + 1e-20).log()).sum(1).mean()
+    for b, y in enumerate(labels):
+        q = torch.cat([p[:, b, :y], p[:, b, y + 1 :]], 1)
+        q = q / (q.norm(dim=1, keepdim=True) + 1e-6)
+        total = total - beta * torch.logdet(q @ q.T + 1e-5 * torch.eye(len(q), dtype=F64)) / len(labels)
+    return total
+
+
+def test_adp_is_the_published_one_while_no_member_is_too_sure():
+    torch.manual_seed(0)
+    z = (2 * torch.randn(3, 4, 6, dtype=F64)).requires_grad_()
+    ours, published = ADPDiversityLoss(2, 0.5)(logits=z, labels=LABELS), published_adp(z, LABELS, 2, 0.5)
+    assert ours.item() == pytest.approx(published.item(), rel=1e-10)
+    assert torch.allclose(*(torch.autograd.grad(value, z)[0] for value in (ours, published)), rtol=1e-8)
+
+
 def test_adp_keeps_its_direction_when_members_are_sure():
     """Published, q fades to zero; a sure member's other classes still point somewhere."""
     z = torch.randn(3, 4, 6, dtype=F64)
@@ -187,7 +208,8 @@ def test_adp_keeps_its_direction_when_members_are_sure():
     sure.scatter_(2, torch.tensor([0, 1, 2, 3]).expand(3, -1)[..., None], 80.0)
     labels = torch.tensor([0, 1, 2, 3])
     assert ADPDiversityLoss(0, 1)(logits=z, labels=labels).item() == pytest.approx(
-        ADPDiversityLoss(0, 1)(logits=sure, labels=labels).item(), rel=1e-6)
+        ADPDiversityLoss(0, 1)(logits=sure, labels=labels).item(), rel=0.01)
+    assert published_adp(sure, labels, 0, 1).item() > 30, "published: three vectors of zeros"
 
 
 # ---- DICE ----
@@ -200,6 +222,30 @@ def test_dice_is_bounded_with_finite_gradients():
         gradient, = torch.autograd.grad(value, scale)
         assert abs(value.item()) <= 10 and gradient.isfinite()
         assert value.item() == pytest.approx(10 * torch.tanh(torch.tensor(size / 10)).item())
+
+
+def test_dice_pairs_members_and_leaves_the_discriminator_alone():
+    torch.manual_seed(0)
+    discriminator = DiceDiscriminator(5, 3).double()
+    features = [torch.randn(4, 3, dtype=F64, requires_grad=True) for _ in range(3)]
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    value = DiceDiversityLoss(discriminator, tau=2)(features=features, labels=LABELS)
+    ratios = [discriminator(features[i], features[j], LABELS) for i, j in pairs]
+    expected = sum((2 * torch.tanh(r / 2)).mean() for r in ratios) / 3
+    assert value.item() == pytest.approx(expected.item())
+    ours, plain = torch.autograd.grad(value, features, retain_graph=True), torch.autograd.grad(expected, features)
+    assert all(torch.allclose(a, b) for a, b in zip(ours, plain))
+    value.backward()
+    assert all(p.grad is None for p in discriminator.parameters())
+
+    labels = torch.tensor([4, 1, 1, 4])
+    loss, accuracy = discriminator.loss(features, labels)
+    same = torch.stack([discriminator(features[i], features[j], labels) for i, j in pairs])
+    other = torch.stack([discriminator(features[i], features[j][[3, 2, 1, 0]], labels) for i, j in pairs])
+    assert loss.item() == pytest.approx(-(F.logsigmoid(same).mean() + F.logsigmoid(-other).mean()).item() / 2)
+    assert accuracy.item() == pytest.approx(torch.cat([same > 0, other <= 0]).double().mean().item())
+    loss.backward()
+    assert all(p.grad is not None for p in discriminator.parameters()), "and its own loss teaches it"
 
 
 def test_the_discriminator_learns_what_two_members_share():
@@ -304,6 +350,9 @@ def test_small_logits_are_the_smaller_half():
     (lambda: NCLDiversityLoss()(labels=LABELS), "needs logits="),
     (lambda: ADPDiversityLoss(2, 1)(logits=golden_logits()), "needs labels="),
     (lambda: ADPDiversityLoss(2, 1)(logits=golden_logits(), labels=LABELS[:2]), r"one label a sample, \(4,\)"),
+    (lambda: ADPDiversityLoss(2, 1)(logits=golden_logits(), labels=LABELS + 1), r"labels in \[0, 5\), got 1 to 5"),
+    (lambda: ADPDiversityLoss(2, 1)(logits=golden_logits(), labels=LABELS.double()), "class numbers, got"),
+    (lambda: ADPDiversityLoss(2, 1)(logits=golden_logits()[..., :1], labels=0 * LABELS), "at least two classes"),
     (lambda: OEDiversityLoss()(logits=torch.zeros(3, 0, 5)), "not empty"),
     (lambda: OEDiversityLoss()(logits=torch.zeros(3, 5)), r"\(N, B, L\)"),
     (lambda: DiceDiversityLoss(None)(labels=LABELS), "needs features="),
@@ -325,6 +374,11 @@ def test_maps_that_lead_nowhere_are_refused_with_the_reason():
             loss(labels=LABELS, logits=logits, feature_maps=wrong)
     with pytest.raises(ValueError, match="a padding of 3 leaves nothing of maps of 6×6 pixels"):
         GradCAMDiversityLoss(padding=3)(labels=LABELS, logits=logits, feature_maps=maps)
+    maps, logits = golden_maps(5)
+    with pytest.raises(ValueError, match="a padding of 2 leaves a single pixel of maps of 5×5 pixels"):
+        GradCAMDiversityLoss(padding=2)(labels=LABELS, logits=logits, feature_maps=maps)
+    with pytest.raises(ValueError, match="needs at least two classes"):
+        GradCAMDiversityLoss("alt_logits")(labels=0 * LABELS, logits=logits[..., :1], feature_maps=maps)
 
 
 def test_it_does_what_it_claims():

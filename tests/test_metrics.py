@@ -311,6 +311,8 @@ def test_ensemble_scores_of_one_member_and_of_sure_ones():
     assert not one["maxstd"].any() and torch.equal(one["average"], one["prob-minmax"])
     sure = ensemble_scores(40 * z.repeat(3, 0) + 100)
     assert len(sure["average"].unique()) == 30 and len(sure["prob-average"].unique()) == 30, "no ties at 1"
+    surer = 100 * np.eye(7)[None, :3] * np.array([1, 1.1, 1.2])[:, None, None] * np.array([1, 1.5, 2])[:, None]
+    assert len(ensemble_scores(surer)["prob-maxstd"].unique()) == 3, "1 − 1e-40 and 1 − 1e-80 are 1, and differ"
 
 
 def test_sddes_calibration_error_drops_the_surest():

@@ -9,9 +9,10 @@ class ADPDiversityLoss:
     """alpha · mean Σ p̄ log p̄ + beta · neglogdet(q), p̄ the mean of the members' probabilities and q those of the other
     classes (SDDE section 4). The larger alpha, the less sure p̄ is made; the larger beta, the more the q spread.
 
-    Called with labels (B) and logits (N, B, L), L ≥ 2. q is normalised from log-probabilities, so that it keeps its
-    direction when a member is sure (published: it fades to zero). With fewer than N + 1 classes the q cannot be
-    independent and the determinant is that of its ridge of 1e-5. For one member the second part is constant.
+    Called with labels (B) and logits (N, B, L), L ≥ 2. q never holds less than a thousandth of the probability:
+    published, it fades to zero where a member is surer than that, and loses its direction. With fewer than N + 1
+    classes the q cannot be independent and the determinant is that of its ridge of 1e-5. For one member the second part
+    is constant.
     """
 
     def __init__(self, alpha, beta):
@@ -25,5 +26,6 @@ class ADPDiversityLoss:
         with full_precision(logits):
             log_mean = logits.log_softmax(2).logsumexp(0) - torch.log(logits.new_tensor(float(len(logits))))  # (B, L)
             negative_entropy = (log_mean.exp() * log_mean).sum(1).mean()
-            others = without_label(logits, labels).softmax(2)  # (N, B, L−1), the direction of q
-            return self.alpha * negative_entropy + self.beta * neglogdet(others)
+            others = without_label(logits, labels)  # (N, B, L−1)
+            mass = (others.logsumexp(2) - logits.logsumexp(2)).exp().clamp(min=1e-3)  # (N, B), 1 − p of the label
+            return self.alpha * negative_entropy + self.beta * neglogdet(mass[..., None] * others.softmax(2))

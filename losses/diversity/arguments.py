@@ -28,13 +28,19 @@ def member_logits(loss, logits):
 
 
 def class_labels(loss, labels, logits):
-    """(B) int64 labels. ValueError when they are missing, of another length, or no class of the logits."""
+    """(B) int64 labels. ValueError when they are missing, of another length or kind, or (where looking costs nothing,
+    on a CPU) no class of the logits."""
     if labels is None:
         raise ValueError(f"{loss} needs labels=, (B) classes")
     if labels.shape != logits.shape[1:2]:
         raise ValueError(f"{loss} needs one label a sample, ({logits.shape[1]},), for all members alike, "
                          f"got {tuple(labels.shape)}")
-    return labels
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"{loss} needs labels that are class numbers, got {labels.dtype}")
+    if labels.device.type == "cpu" and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[2]:
+        raise ValueError(f"{loss} needs labels in [0, {logits.shape[2]}), "
+                         f"got {int(labels.min())} to {int(labels.max())}")
+    return labels.long()
 
 
 def choice(what, value, known):

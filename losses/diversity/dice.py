@@ -42,13 +42,14 @@ class DiceDiscriminator(nn.Module):
         """
         features = [in_float32(f.detach()) for f in features]
         nexts = next_of_class(labels)
-        losses, hits = [], []
-        with full_precision(features[0]):
-            for first, second in pairs(features):
-                same, other = self(first, second, labels), self(first, second[nexts], labels)
-                losses.append(-(F.logsigmoid(same).mean() + F.logsigmoid(-other).mean()) / 2)
-                hits.append(((same > 0).float().mean() + (other <= 0).float().mean()) / 2)
-        return torch.stack(losses).mean(), torch.stack(hits).mean().detach()
+        first, second, pair_labels = pairs(features, features, labels)
+        _, other, _ = pairs(features, [f[nexts] for f in features], labels)
+        with full_precision(first):
+            same = self(first, second, pair_labels)
+            other = self(first, other, pair_labels)
+        loss = -(F.logsigmoid(same).mean() + F.logsigmoid(-other).mean()) / 2
+        accuracy = ((same > 0).float().mean() + (other <= 0).float().mean()) / 2
+        return loss, accuracy.detach()
 
 
 class DiceDiversityLoss:
@@ -56,8 +57,8 @@ class DiceDiversityLoss:
     (SDDE section 4).
 
     Called with labels (B) and features, a list of N (B, D). The published form log(exp(…) − 1 + 1e-6) of the ratio
-    saturates and has NaN gradients; it is D's log odds itself. 0 for one member. The gradient also reaches D's
-    parameters: it is to be dropped before D's own step, with `discriminator.loss`.
+    saturates and has NaN gradients; it is D's log odds itself. 0 for one member. D is given the samples of all pairs as
+    one batch, and its parameters get no gradient: they learn from `discriminator.loss` alone.
     """
 
     def __init__(self, discriminator, tau=10.0):
@@ -69,13 +70,24 @@ class DiceDiversityLoss:
         features = [in_float32(f) for f in features]
         if len(features) < 2:
             return 0 * sum(f.sum() for f in features)
-        with full_precision(features[0]):
-            ratios = [self.discriminator(first, second, labels) for first, second in pairs(features)]
-            return (self.tau * torch.tanh(torch.stack(ratios) / self.tau)).mean()
+        first, second, labels = pairs(features, features, labels)
+        with full_precision(first):
+            ratios = fixed(self.discriminator)(first, second, labels)
+            return (self.tau * torch.tanh(ratios / self.tau)).mean()
 
 
-def pairs(features):
-    return [(features[i], features[j]) for j in range(len(features)) for i in range(j)]
+def pairs(features, others, labels):
+    """features of i, others of j, for all i < j in one batch, and their labels: (P·B, D), (P·B, D), (P·B)."""
+    i, j = torch.triu_indices(len(features), len(features), 1).tolist()
+    return torch.cat([features[k] for k in i]), torch.cat([others[k] for k in j]), labels.repeat(len(i))
+
+
+def fixed(discriminator):
+    """The same function, through which no gradient reaches its parameters."""
+    if not isinstance(discriminator, nn.Module):
+        return discriminator
+    parameters = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
+    return lambda *inputs: torch.func.functional_call(discriminator, parameters, inputs)
 
 
 def next_of_class(labels):

@@ -27,8 +27,8 @@ class GradCAMDiversityLoss:
 
     After a call `dead_fraction` is the share of the N·B maps that are zero everywhere (a 0-dim tensor, on the device):
     such a map is like no other and has no gradient, so a member can escape by dying. One member: 0.
-    ValueError when the padding leaves nothing of a map, for maps that the logits do not come from, and for a stacked
-    tensor of maps, whose slices are made after the fact and lead nowhere.
+    ValueError when the padding leaves less than two pixels of a map, for maps that the logits do not come from, and for
+    a stacked tensor of maps, whose slices are made after the fact and lead nowhere.
     """
 
     def __init__(self, mode="gt_logit", similarity="cosine", padding=1, activation="relu"):
@@ -43,6 +43,8 @@ class GradCAMDiversityLoss:
     def __call__(self, images=None, labels=None, logits=None, features=None, feature_maps=None):
         logits = member_logits("GradCAMDiversityLoss", logits)
         labels = class_labels("GradCAMDiversityLoss", labels, logits)
+        if logits.shape[2] < 2 and not self.mode.startswith("gt"):
+            raise ValueError(f"GradCAMDiversityLoss({self.mode!r}) needs at least two classes")
         maps = self.checked(feature_maps, logits)
         with full_precision(logits):
             gradients = torch.autograd.grad(
@@ -85,9 +87,11 @@ class GradCAMDiversityLoss:
                 raise ValueError(f"feature_maps must be (B, C, H, W) with B = {logits.shape[1]}, got {tuple(m.shape)}")
             if not m.requires_grad:
                 raise ValueError("feature_maps are detached: pass the maps that the logits were made from")
-            if 2 * self.padding >= min(m.shape[2:]):
+            height, width = (side - 2 * self.padding for side in m.shape[2:])
+            if height < 1 or width < 1 or height * width < 2:  # one pixel has no pattern: its map would always be 0
+                left = "nothing" if height < 1 or width < 1 else "a single pixel"
                 raise ValueError(
-                    f"a padding of {self.padding} leaves nothing of maps of {m.shape[2]}×{m.shape[3]} pixels")
+                    f"a padding of {self.padding} leaves {left} of maps of {m.shape[2]}×{m.shape[3]} pixels")
         return list(maps)
 
 
