@@ -16,7 +16,7 @@ MIRRORS = $(foreach mirror,$(MIRROR),--mirror $(mirror))
 READY  := $(if $(filter $(VENV)/bin/python,$(PY)),$(VENV)/ready)
 CORES  := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: help demo test lint bench prepare-data analyze report runs
+.PHONY: help demo test lint bench prepare-data analyze report tables runs
 .PHONY: reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-mnist
 .SECONDARY:
 
@@ -69,6 +69,11 @@ analyze: $(READY)  ## all tables from all runs, beside the papers'
 
 report: $(READY)  ## the same as a page with figures, results/report.html
 	@$(PY) analyze.py --results-dir $(RESULTS) --report
+
+tables: $(READY)  ## the tables of results/reference, and those in the READMEs, from the committed files
+	@$(PY) analyze.py --results-dir results/reference > /dev/null
+	@$(PY) data/table.py --into README.md
+	@$(PY) reporting/readme.py README.md benchmarks/README.md
 
 test: $(READY)  ## every claim that this repository makes, on the CPU, in a few minutes
 	@$(PY) -m pytest -q -n $(if $(filter 1,$(CORES)),1,2) --dist loadfile

@@ -33,7 +33,8 @@ def is_main():
 def local_device(device):
     """The GPU of this process when a device without a number was chosen for several, else the device."""
     if several() and device.type == "cuda" and device.index is None:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)  # for what NCCL allocates by itself
     return device
 
 

@@ -94,16 +94,21 @@ def test_two_processes_train_as_one_does(tmp_path, imagenet, float64, head):
     assert np.allclose(*z, atol=1e-5)
 
 
-def test_accumulated_micro_batches_are_the_whole_batch(tmp_path, data_dir, float64):
-    """Gradients of 64 images are those of 5 forward passes, on one process or on two."""
-    words = [float64, "train.py", "--dataset", "digits", "--model", "lenet", "--loss", "isomaxplus", "--epochs", 2,
+@pytest.mark.parametrize("loss", ["isomaxplus", "softmax-2-gradcam"])
+def test_accumulated_micro_batches_are_the_whole_batch(tmp_path, data_dir, float64, loss):
+    """Gradients of 64 images are those of 5 forward passes, on one process or on two; also of a diversity loss."""
+    words = [float64, "train.py", "--dataset", "digits", "--model", "lenet", "--loss", loss, "--epochs", 1,
              "--device", "cpu", "--data-dir", data_dir]
     script(*words, "--results-dir", tmp_path / "whole")
     script(*words, "--micro-batch", 13, "--results-dir", tmp_path / "parts")
     processes(2, *words, "--micro-batch", 13, "--results-dir", tmp_path / "both")
-    logs = [log_of(tmp_path / name / "digits/lenet/isomaxplus/seed1") for name in ("whole", "parts", "both")]
-    for rows in zip(*logs, strict=True):
-        assert [float(row["train_loss"]) for row in rows] == pytest.approx([float(rows[0]["train_loss"])] * 3, rel=1e-9)
+    runs_of = [tmp_path / name / f"digits/lenet/{loss}/seed1" for name in ("whole", "parts", "both")]
+    whole, *others = (runs.load_state(run / "weights.pt") for run in runs_of)
+    for name in ("train_loss", *(["diversity"] if "gradcam" in loss else [])):
+        rows = [log_of(run)[-1] for run in runs_of]
+        assert [float(row[name]) for row in rows] == pytest.approx([float(rows[0][name])] * 3, rel=1e-9)
+    for other in others:
+        assert all(torch.allclose(whole[key], other[key], rtol=1e-6, atol=1e-9) for key in whole)
 
 
 def test_killed_on_two_processes_it_goes_on_with_one(tmp_path, data_dir, float64):

@@ -351,5 +351,21 @@ def test_make_help_lists_every_target():
         assert f"make {target} " in said
 
 
+def test_tables_of_the_readmes_are_those_of_the_committed_files():
+    from reporting.readme import BLOCK, filled
+
+    for name in ("README.md", "benchmarks/README.md"):
+        text = (ROOT / name).read_text()
+        assert len(BLOCK.findall(text)) == text.count("<!-- table:") > 0
+        assert filled(text) == text, "type `make tables`"
+
+
+def test_reference_tables_are_made_from_the_committed_runs(tmp_path):
+    shutil.copytree(ROOT / "results/reference", tmp_path / "reference", ignore=shutil.ignore_patterns("tables"))
+    script("analyze.py", "--results-dir", tmp_path / "reference")
+    for path in (tmp_path / "reference/tables").glob("*.md"):
+        assert path.read_text() == (ROOT / "results/reference/tables" / path.name).read_text(), "type `make tables`"
+
+
 def test_every_outlier_set_has_a_title():
     assert {name for groups in OUTLIERS.values() for names in groups.values() for name in names} <= set(analyze.TITLES)
