@@ -67,7 +67,7 @@ class Benchmark:
 def benchmark(dataset, data_dir):
     """The Benchmark of an in-distribution set, of what is prepared. UserError when `dataset` itself is not there.
 
-    A set that OpenOOD does not have gets a tenth of its test images for validation, and the outliers of `OUTLIERS`.
+    A set that OpenOOD does not have gets half of its test images for validation, and the outliers of `OUTLIERS`.
     """
     if not available(dataset, "test", data_dir, dataset):
         raise UserError(f"{dataset} is not in {data_dir}. {how_to_get(dataset, data_dir)}")
@@ -98,7 +98,7 @@ def _validation_outliers(dataset, groups, data_dir):
 
 def _without_lists(dataset, data_dir):
     labels = labels_of(dataset, "test", data_dir, dataset)
-    first = choose(labels, len(labels) // 10, f"{dataset} {dataset}")
+    first = choose(labels, len(labels) // 2, f"{dataset} {dataset}")
     rest = np.setdiff1d(np.arange(len(labels)), first)
     validation, test = (Part(dataset, {"test": index}, len(index)) for index in (first, rest))
     groups, missing = {}, {}
