@@ -243,7 +243,8 @@ def finish(run, config, model, at):
         "wall_clock_seconds": round(seconds, 1)})
     runs.save_state(run / "weights.pt", model.state_dict())  # after all else: it says that the run is finished
     (run / "checkpoint.pt").unlink()
-    print(f"{run}: {len(at['log'])} epochs in {seconds:.0f} s, test accuracy {100 * last:.2f} % "
+    images = {"test": "test", "openood": "validation"}[config["recipe"]["select_on"]]
+    print(f"{run}: {len(at['log'])} epochs in {seconds:.0f} s, {images} accuracy {100 * last:.2f} % "
           f"(best {100 * best['accuracy']:.2f} % in epoch {best['epoch']})")
 
 
