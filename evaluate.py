@@ -141,7 +141,9 @@ def openood_rows(dumps, dataset, splits, data_dir):
     if saved:
         logits, labels = saved
         validation, test = (within(part.index["test"], logits) for part in (splits.validation, splits.test))
-        temperature = calibration.fit_temperature(logits.mean(0)[validation], labels[validation])
+        temperature = 1.0  # of a test set of a single image
+        if len(validation):
+            temperature = calibration.fit_temperature(logits.mean(0)[validation], labels[validation])
         quality = calibrated_metrics(logits.mean(0)[test], labels[test], temperature)
         rows = [("openood", dataset, "id", "", "images", len(test), splits.test.note)]
         rows += [("openood", dataset, "id", "", metric, value) for metric, value in quality.items()]

@@ -136,13 +136,13 @@ WEIGHTS = {"ncl": 0.1, "adp": 0.1, "dice": 0.2, "gradcam": 0.005, "input_gradien
 
 
 def method_of(label):
-    """(name, Method) of --loss: a name of METHODS, or head-members-diversity[-outliers] as `label_of` writes it, whose
-    recipe is then the head's. ValueError when it is neither."""
+    """(name, Method) of --loss: a name of METHODS, or base-members-diversity[-outliers] as `label_of` writes it.
+    ValueError when it is neither."""
     if label in METHODS:
         return label, METHODS[label]
-    head, *choices = label.split("-")
-    if head in DISMAX and len(choices) in (2, 3) and choices[0].isdigit() and choices[1] in DIVERSITIES:
-        return head, METHODS[head].changed(int(choices[0]), *choices[1:])
+    base, *choices = label.split("-")
+    if base in (*DISMAX, "de") and len(choices) in (2, 3) and choices[0].isdigit() and choices[1] in DIVERSITIES:
+        return base, METHODS[base].changed(int(choices[0]), *choices[1:])
     raise ValueError(f"unknown loss {label!r}: choose from {', '.join(METHODS)}, or combine as dismax-5-gradcam")
 
 
@@ -174,12 +174,15 @@ def recipe_of(dataset, name, method=None):
 
 
 def label_of(name, method):
-    """What a run's folder is called: the method's name, or head-members-diversity[-outliers] where flags changed it."""
-    if method == METHODS[name]:
-        return name
-    named = [other for other, published in METHODS.items() if published == method]
-    words = [method.head, str(method.members), method.diversity] + [method.outliers] * (method.outliers != "none")
-    return named[0] if named else "-".join(words)
+    """What a run's folder is called: the method's name, or where flags changed it base-members-diversity[-outliers].
+
+    The base, a head or "de", says by which paper's recipe it is trained.
+    """
+    family = DISMAX if name in DISMAX else SDDE  # whose recipe it is trained by
+    named = [other for other, published in family.items() if published == method]
+    base = method.head if family is DISMAX else "de"
+    words = [base, str(method.members), method.diversity] + [method.outliers] * (method.outliers != "none")
+    return name if method == METHODS[name] else named[0] if named else "-".join(words)
 
 
 # ---- what the papers trained, and which score their columns read ----

@@ -118,7 +118,7 @@ def _inside(dataset, data_dir):
     if all(part and len(part) for part in listed):
         return listed
     labels = labels_of(dataset, "test", data_dir, dataset)
-    count = sizes[0] if len(labels) >= sum(sizes) else len(labels) * sizes[0] // sum(sizes)
+    count = sizes[0] if len(labels) >= sum(sizes) else max(len(labels) * sizes[0] // sum(sizes), len(labels) > 1)
     ours = choose(labels, count, f"{dataset} {dataset}")
     rest = np.setdiff1d(np.arange(len(labels)), ours)
     why = "lists are not there" if None in listed else "lists name other files"

@@ -74,8 +74,10 @@ def test_the_cosine_falls_step_by_step_to_its_end():
 
 def test_labels_of_methods():
     """A published triple has one name, whichever way it was asked for; another has its choices for a name."""
-    assert label_of("softmax", METHODS["softmax"].changed(members=5)) == "de"
     assert label_of("de", METHODS["de"].changed(diversity="gradcam")) == "gradcam"
+    assert label_of("gradcam", METHODS["gradcam"].changed(members=3)) == "de-3-gradcam"
+    assert label_of("softmax", METHODS["softmax"].changed(members=5)) == "softmax-5-none", "by the other paper's recipe"
+    assert method_of("de-1-none") == ("de", METHODS["softmax"]) and label_of(*method_of("de-1-none")) == "de-1-none"
     free = METHODS["dismax"].changed(5, "gradcam")
     assert label_of("dismax", free) == "dismax-5-gradcam" and method_of("dismax-5-gradcam") == ("dismax", free)
     assert method_of("isomax-3-none-svhn")[1].outliers == "svhn"
@@ -278,7 +280,7 @@ def trained(tmp_path_factory, data_dir):
 def test_every_method_leaves_its_terms_in_the_log(trained):
     expected = {"de": [], "ncl": ["diversity"], "adp": ["diversity"], "gradcam": ["diversity", "dead_maps"],
                 "dice": ["diversity", "discriminator_loss", "discriminator_accuracy"], "input_gradient": ["diversity"],
-                "softmax-5-none-digits": ["outlier"], "dismax-2-gradcam": ["diversity", "dead_maps"]}
+                "de-5-none-digits": ["outlier"], "dismax-2-gradcam": ["diversity", "dead_maps"]}
     assert {path.parent.name for path in trained.glob("digits/lenet/*/seed1")} == set(expected)
     for label, terms in expected.items():
         run = trained / f"digits/lenet/{label}/seed1"
@@ -303,7 +305,7 @@ def test_tables_of_ensembles(trained):
         value = metrics[(metrics.group == "near") & (metrics.score == score)].value
         assert row.ours == pytest.approx(100 * value.mean())
     scores = pd.read_csv(trained / "tables/openood_digits_scores.csv")
-    assert set(scores.loss) == {"de", "ncl", "adp", "dice", "gradcam", "input_gradient", "softmax-5-none-digits",
+    assert set(scores.loss) == {"de", "ncl", "adp", "dice", "gradcam", "input_gradient", "de-5-none-digits",
                                 "dismax-2-gradcam"}
     assert "minmax" in set(scores.score)
 
@@ -344,7 +346,7 @@ def test_killed_and_taken_up_again_it_ends_with_the_same_bits(tmp_path, data_dir
                 "runs.save_state, sys.argv = save_state, sys.argv[1:]\n"
                 "runpy.run_path(sys.argv[0], run_name='__main__')\n")
     done = script("-c", stopping, *words, "--results-dir", tmp_path / "cut", check=False)
-    run = "digits/lenet/softmax-2-dice/seed1"
+    run = "digits/lenet/de-2-dice/seed1"
     assert done.returncode == 9 and not (tmp_path / "cut" / run / "weights.pt").exists()
     assert "going on from epoch 3" in script(*words, "--results-dir", tmp_path / "cut").stdout
     a, b = (runs.load_state(tmp_path / name / run / "weights.pt") for name in ("undisturbed", "cut"))
@@ -355,8 +357,10 @@ def test_an_ensemble_of_one_is_the_network(tmp_path, data_dir):
     words = ["train.py", "--dataset", "digits", "--model", "lenet", "--epochs", 1, "--data-dir", data_dir,
              "--device", "cpu"]
     script(*words, "--loss", "softmax", "--results-dir", tmp_path / "a")
-    script(*words, "--loss", "de", "--members", 1, "--results-dir", tmp_path / "b")
-    a, b = (runs.load_state(tmp_path / name / "digits/lenet/softmax/seed1/weights.pt") for name in ("a", "b"))
+    script(*words, "--loss", "de", "--members", 1, "--lr", 0.02, "--weight-decay", 5e-4, "--results-dir",
+           tmp_path / "b")
+    a = runs.load_state(tmp_path / "a/digits/lenet/softmax/seed1/weights.pt")
+    b = runs.load_state(tmp_path / "b/digits/lenet/de-1-none/seed1/weights.pt")
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
