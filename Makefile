@@ -7,7 +7,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY     ?= $(VENV)/bin/python#   make PY=python3 … uses an environment of yours instead
 DATA   ?= data
-PROCESSES ?=#         a run on so many GPUs of this machine, by torchrun
+# PROCESSES=8: a run on so many GPUs of this machine
+TRAIN  = $(PY) $(if $(PROCESSES),-m torch.distributed.run --standalone --nproc_per_node=$(PROCESSES)) train.py
 # a shortened try goes to a folder of its own, so that it never stands in for the real run
 RESULTS ?= results$(if $(EPOCHS),/epochs$(EPOCHS))
 SEEDS  ?= 1 2 3 4 5
@@ -27,13 +28,13 @@ help:  ## this list
 	@echo '           DEVICE=cuda:1  MIRROR=folder  DATASETS="cifar10 svhn"  PY=python3 (your own environment)'
 	@echo '           PROCESSES=8 (each run on so many GPUs)'
 	@echo 'Scripts:   ./run_cifar10_resnet34.sh … ./run_imagenet1k_resnet18.sh, ./analyze.sh (the DisMax release'\''s commands)'
-	@echo '           run_scripts/sdde.sh METHOD DATASET (SDDE'\''s)'
+	@echo '           run_scripts/sdde.sh METHOD DATASET, run_scripts/search.sh METHOD DATASET (SDDE'\''s)'
 
 DEMO = $(foreach loss,$(DISMAX_LOSSES),$(foreach seed,1 2 3,$(RESULTS)/digits/lenet/$(loss)/seed$(seed))) \
        $(foreach loss,de gradcam dismax-5-gradcam,$(RESULTS)/digits/lenet/$(loss)/seed1)
 
 demo: $(READY)  ## two minutes on a laptop: five losses and three ensembles on real images, and two tables
-	@$(PY) data/prepare.py --for digits --data-dir $(DATA) | tail -4
+	@$(PY) data/prepare.py --for digits --data-dir $(DATA)
 	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory -j $(CORES) $(addsuffix /weights.pt,$(DEMO)) DEVICE=cpu
 	@$(PY) evaluate.py $(DEMO) --data-dir $(DATA) --device cpu --if-changed
 	@$(PY) analyze.py --dataset digits --results-dir $(RESULTS)
@@ -55,7 +56,7 @@ reproduce-mnist:  ## SDDE's MNIST block: five ensembles of LeNets × five seeds;
 reproduce-cifar10: DATASET = cifar10
 reproduce-cifar100: DATASET = cifar100
 reproduce-imagenet: DATASET = imagenet1k
-reproduce-imagenet: SEEDS = 1
+reproduce-imagenet: SEEDS = $(if $(filter resnet50,$(MODELS)),1 2 3 4 5,1)
 reproduce-mnist: DATASET = mnist
 
 # an outlier set that cannot be had is named and shows as missing; a missing training set stops train.py
@@ -105,7 +106,7 @@ runs: $(foreach s,$(SEEDS),$(foreach b,$(BLOCKS),$(RESULTS)/$(DATASET)/$(b)/seed
 address = $(subst /, ,$(patsubst $(RESULTS)/%,%,$(@D)))
 
 $(RESULTS)/%/weights.pt: | $(READY)
-	@$(if $(PROCESSES),$(PY) -m torch.distributed.run --standalone --nproc_per_node=$(PROCESSES),$(PY)) train.py --dataset $(word 1,$(address)) --model $(word 2,$(address)) --loss $(word 3,$(address)) \
+	@$(TRAIN) --dataset $(word 1,$(address)) --model $(word 2,$(address)) --loss $(word 3,$(address)) \
 	  --seed $(patsubst seed%,%,$(word 4,$(address))) --data-dir $(DATA) --results-dir $(RESULTS) \
 	  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DEVICE),--device $(DEVICE))
 

@@ -16,7 +16,7 @@ class Method:
     head: str  # a name of losses.LOSSES
     members: int = 1
     diversity: str = "none"  # or a name of DIVERSITIES
-    outliers: str = "none"  # or a data set; "default": the one of OUTLIERS_SHOWN
+    outliers: str = "none"  # or a data set; "default": the paper's, data.catalog.EXPOSURE
 
     def changed(self, members=None, diversity=None, outliers=None):
         """A copy with the choices that are not None."""
@@ -81,9 +81,6 @@ SDDE = {
     "oe": Method("softmax", 5, "none", "default"), "gradcam_oe": Method("softmax", 5, "gradcam", "default"),
 }
 METHODS = {**DISMAX, **SDDE}
-OUTLIERS_SHOWN = {  # "default": what SDDE's outlier exposure shows while it learns a data set
-    "cifar10": "tinyimagenet597", "cifar100": "tinyimagenet597",
-}
 
 
 # ---- DisMax (arXiv 2205.05874): the repository's main.py and run scripts; the same for all five losses ----
@@ -101,9 +98,8 @@ DISMAX_IMAGENET = Recipe(
 # ours, in no paper: small sets on which everything can be seen to work
 DIGITS = Recipe(
     epochs=20, batch_size=64, lr=0.02, milestones=(10, 15), weight_decay=5e-4, padding=2, flip=False, **HALF,
-    diversity_weight=0.1, adp_alpha=2.0, adp_beta=0.5, outlier_weight=0.5, outlier_batch=64,
 )
-MNIST = replace(DIGITS, batch_size=128, outlier_weight=0.0, outlier_batch=0)
+MNIST = replace(DIGITS, batch_size=128)
 
 # ---- SDDE (arXiv 2305.11616): the released scripts and configs ----
 
@@ -169,7 +165,7 @@ def recipe_of(dataset, name, method=None):
         if dataset == "imagenet1k":
             recipe = replace(recipe, epochs=100)
     if method.outliers != "none":
-        recipe = replace(recipe, outlier_weight=0.5, outlier_batch=recipe.outlier_batch or 256)
+        recipe = replace(recipe, outlier_weight=0.5, outlier_batch=256)
     return recipe
 
 

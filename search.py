@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 import runs
 from files import UserError, write_text
-from recipes import label_of, method_of, sdde_score
+from recipes import sdde_score
 
 ROOT = Path(__file__).resolve().parent
 GRIDS = {  # the released sweeps
@@ -44,8 +44,7 @@ def main():
     found = []
     for weight in args.weights or GRIDS[args.method]:
         folder = args.results_dir / "search" / f"{weight:g}"
-        label = label_of(*method_of(args.method))
-        run = runs.folder(folder, args.dataset, MODELS[args.dataset], label, args.seed)
+        run = runs.folder(folder, args.dataset, MODELS[args.dataset], args.method, args.seed)
         do("train.py", "--dataset", args.dataset, "--model", MODELS[args.dataset], "--loss", args.method, "--seed",
            args.seed, "--diversity-weight", weight, "--results-dir", folder, *common,
            *(["--epochs", args.epochs] if args.epochs else []))

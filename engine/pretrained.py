@@ -31,7 +31,7 @@ def adopt(results_dir, file="", write=True):
     model = model_of(config)
     try:
         model.load_state_dict(in_our_keys(read(file)))
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, AttributeError) as error:
         raise UserError(f"these are not weights of torchvision's ResNet18 for {CATALOG['imagenet1k'].classes} classes: "
                         f"{str(error).splitlines()[0]}") from error
     unknown = dict.fromkeys(("best_accuracy", "last_accuracy", "wall_clock_seconds"))
@@ -54,16 +54,15 @@ def initialise(model, name, source, same_heads):
     """
     if name not in WEIGHTS:
         raise UserError(f"--initial {source} is for {' and '.join(WEIGHTS)}, not for {name}")
-    state = in_our_keys(read("" if source == "pretrained" else source, name))
-    if not same_heads:
-        state = {key: value for key, value in state.items() if not key.startswith("classifier.")}
-    for member in members_of(model):
-        kept = {key: value for key, value in member.state_dict().items() if key.startswith("classifier.")}
-        try:
-            member.load_state_dict({**({} if same_heads else kept), **state})
-        except RuntimeError as error:
-            raise UserError(f"these are not weights of torchvision's {name}, or the head is not softmax: "
-                            f"{str(error).splitlines()[-1].strip()}") from error
+    weights = read("" if source == "pretrained" else source, name)
+    try:
+        state = in_our_keys(weights)
+        for member in members_of(model):
+            own = {} if same_heads else member.classifier.state_dict(prefix="classifier.")
+            member.load_state_dict({**state, **own})
+    except (RuntimeError, KeyError, AttributeError) as error:
+        raise UserError(f"these are not weights of torchvision's {name}, or the head is not softmax: "
+                        f"{str(error).splitlines()[-1].strip()}") from error
 
 
 def read(file, name="resnet18"):

@@ -10,8 +10,8 @@ from recipes import PUBLISHED_SEEDS, sdde_score
 from reporting.verdicts import number, verdict
 
 LEGEND = """\
-Images, splits and metrics of OpenOOD v1.5; weights of the epoch that is best on validation images, on which the
-  temperature is fitted, too (digits: best on test). near and far are unweighted means over the sets of a group.
+Images, splits and metrics of OpenOOD v1.5; temperature fitted on validation images, weights of the epoch that is best
+  on them (single networks, and digits: on test images). near and far are unweighted means over the sets of a group.
 as published: each method is read by the score that its released script names, ECE leaves out confidences of exactly 1.
 fair: every method is read by the same score, logit-average; ECE counts every sample. Mean ± sample standard deviation
   over seeds. In AUROC and FPR95 the outliers are the positive class (FPR95: in-distribution images flagged when 95 % of

@@ -10,6 +10,7 @@ from conftest import script
 
 import models
 import runs
+from data.catalog import CATALOG, EXPOSURE, OPENOOD, OUTLIERS
 from data.loaders import ResidentImages
 from engine.assemble import model_of, objective_of
 from engine.epoch import Adversary, batches_of, outlier_batches
@@ -18,7 +19,7 @@ from engine.step import frozen_statistics
 from files import UserError
 from losses import LOSSES
 from losses.diversity import NCLDiversityLoss
-from recipes import METHODS, OUTLIERS_SHOWN, RECIPES, SDDE, label_of, method_of, recipe_of
+from recipes import METHODS, RECIPES, SDDE, label_of, method_of, recipe_of
 
 CPU = torch.device("cpu")
 
@@ -60,7 +61,7 @@ def test_published_recipes():
     assert recipe_of("imagenet1k", "de").micro_batch == 16
     outlier = recipe_of("cifar10", "gradcam_oe")
     assert (outlier.outlier_weight, outlier.outlier_batch, outlier.diversity_weight) == (0.5, 256, 0.005)
-    assert OUTLIERS_SHOWN["cifar10"] == OUTLIERS_SHOWN["cifar100"] == "tinyimagenet597"
+    assert EXPOSURE == {"cifar10": "tinyimagenet597", "cifar100": "tinyimagenet597"}
     assert all(METHODS[name].members == 5 and METHODS[name].head == "softmax" for name in SDDE)
 
 
@@ -101,6 +102,9 @@ def test_members_start_from_trained_weights(tmp_path):
         assert torch.allclose(logits[0], theirs.eval()(x), atol=1e-5) == same_heads
         assert torch.equal(logits[0], logits[1]) == same_heads
         assert torch.equal(net.members[0].body.conv1.weight, net.members[1].body.conv1.weight)
+    torch.save({"epoch": 3}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="not weights of torchvision's resnet18"):
+        initialise(net, "resnet18", str(tmp_path / "other.pth"), True)
     with pytest.raises(UserError, match="not for lenet"):
         initialise(model_of(config_of("de")), "lenet", "pretrained", True)
     with pytest.raises(UserError, match="not weights of torchvision's resnet18"):
@@ -365,7 +369,5 @@ def test_an_ensemble_of_one_is_the_network(tmp_path, data_dir):
 
 
 def test_every_recipe_has_a_benchmark():
-    from data.catalog import CATALOG, OPENOOD, OUTLIERS
-
     for dataset in {*RECIPES["dismax"], *RECIPES["sdde"]}:
         assert dataset in CATALOG and (dataset in OPENOOD or dataset in OUTLIERS)

@@ -182,6 +182,8 @@ def test_a_full_disk_leaves_the_last_epoch_whole(tmp_path, data_dir, undisturbed
     (["--dataset", "cifar"], "choose from cifar10, cifar100, imagenet1k, digits"),
     (["--model", "resnet35"], "choose from densenetbc100, resnet34"),
     (["--loss", "dismaxplus"], "choose from softmax, isomax"),
+    (["--loss", "de", "--outliers", "svnh"], "--outliers svnh has no training images: choose from none, cifar10"),
+    (["--loss", "de", "--outliers", "textures"], "--outliers textures has no training images: choose from none"),
     (["--loss", "oe"], "neither paper has any for digits: --outliers SET"),
     (["--diversity", "gradcam"], "it needs --members 2 or more"),
     (["--members", "0"], "--members must be at least 1, got 0"),
