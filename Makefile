@@ -18,7 +18,7 @@ READY  := $(if $(filter $(VENV)/bin/python,$(PY)),$(VENV)/ready)
 CORES  := $(shell getconf _NPROCESSORS_ONLN)
 
 .PHONY: help demo test lint bench prepare-data analyze report tables runs
-.PHONY: reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-mnist
+.PHONY: reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-imagenet200 reproduce-mnist
 .SECONDARY:
 
 help:  ## this list
@@ -50,17 +50,19 @@ prepare-data: $(READY)  ## download or take from MIRROR=, verify, convert; DATAS
 
 reproduce-cifar10:  ## both papers' CIFAR-10 blocks: three networks × five losses, and five ensembles, × five seeds
 reproduce-cifar100:  ## the same for CIFAR-100
+reproduce-imagenet200:  ## SDDE's outlier exposure on ImageNet-200: two ensembles of ResNet50s × five seeds
 reproduce-imagenet:  ## DisMax's ImageNet table: ResNet18 × five losses, ImageNet-O; set IMAGENET_DIR
 reproduce-mnist:  ## SDDE's MNIST block: five ensembles of LeNets × five seeds; a laptop job
 
 reproduce-cifar10: DATASET = cifar10
 reproduce-cifar100: DATASET = cifar100
 reproduce-imagenet: DATASET = imagenet1k
+reproduce-imagenet200: DATASET = imagenet200
 reproduce-imagenet: SEEDS = $(if $(filter resnet50,$(MODELS)),1 2 3 4 5,1)
 reproduce-mnist: DATASET = mnist
 
 # an outlier set that cannot be had is named and shows as missing; a missing training set stops train.py
-reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-mnist: $(READY)
+reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-imagenet200 reproduce-mnist: $(READY)
 	@$(PY) data/prepare.py --benchmark dismax --benchmark openood --for $(DATASET) $(MIRRORS) --data-dir $(DATA) || true
 	@$(MAKE) --no-print-directory runs DATASET=$(DATASET) SEEDS="$(SEEDS)"
 	@$(PY) analyze.py --dataset $(DATASET) --results-dir $(RESULTS)
@@ -89,10 +91,11 @@ bench: $(READY)  ## speed, against what a user would otherwise run
 
 # what each paper trained on a data set; MODELS and LOSSES narrow it, and both together name any combination
 DISMAX_LOSSES = softmax isomax isomaxplus dismax dismax_fpr
-SDDE_LOSSES   = de ncl adp dice gradcam
+SDDE_LOSSES   = $(if $(filter imagenet200,$(DATASET)),oe gradcam_oe,de ncl adp dice gradcam)
 DISMAX_MODELS = $(strip $(if $(filter cifar%,$(DATASET)),densenetbc100 resnet34 wideresnet2810) \
                         $(if $(filter imagenet1k,$(DATASET)),resnet18) $(if $(filter digits,$(DATASET)),lenet))
-SDDE_MODELS   = $(strip $(if $(filter cifar%,$(DATASET)),resnet18_32x32) $(if $(filter mnist,$(DATASET)),lenet))
+SDDE_MODELS   = $(strip $(if $(filter cifar%,$(DATASET)),resnet18_32x32) $(if $(filter mnist,$(DATASET)),lenet) \
+                        $(if $(filter imagenet200,$(DATASET)),resnet50))
 
 cross  = $(foreach m,$(1),$(foreach l,$(2),$(m)/$(l)))
 narrow = $(if $(2),$(filter $(2),$(1)),$(1))

@@ -110,6 +110,8 @@ SDDE_CIFAR10 = Recipe(
 # ours: the mean over five members makes five times smaller gradients
 SDDE_DIGITS = replace(DIGITS, lr=5 * DIGITS.lr, weight_decay=DIGITS.weight_decay / 5)
 SDDE_MNIST = replace(SDDE_CIFAR10, epochs=50, **HALF)
+SDDE_IMAGENET200 = replace(  # 8 processes × 32 images
+    SDDE_CIFAR10, epochs=90, batch_size=256, micro_batch=32, padding=0, **IMAGENET_STATISTICS)
 SDDE_IMAGENET = replace(  # from one pretrained network; 4 processes × 32 images × 4 micro-batches
     SDDE_CIFAR10, epochs=30, batch_size=512, micro_batch=32, lr=1e-3, padding=0, initial="pretrained",
     **IMAGENET_STATISTICS,
@@ -124,7 +126,7 @@ RECIPES = {
     "sdde": {
         "cifar10": SDDE_CIFAR10,
         "cifar100": replace(SDDE_CIFAR10, mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761)),
-        "mnist": SDDE_MNIST, "imagenet1k": SDDE_IMAGENET, "digits": SDDE_DIGITS,
+        "mnist": SDDE_MNIST, "imagenet1k": SDDE_IMAGENET, "imagenet200": SDDE_IMAGENET200, "digits": SDDE_DIGITS,
     },
 }
 DATASETS = tuple(dict.fromkeys([*RECIPES["dismax"], *RECIPES["sdde"]]))
@@ -160,7 +162,7 @@ def recipe_of(dataset, name, method=None):
         recipe = replace(recipe, diversity_weight=weight)
     if method.diversity == "dice":
         recipe = replace(
-            recipe, per_class=2 if dataset in ("cifar100", "imagenet1k") else 16, ramp_epochs=20, clip=1.0,
+            recipe, per_class=16 if dataset in ("cifar10", "mnist", "digits") else 2, ramp_epochs=20, clip=1.0,
             discriminator_lr=1e-3 if dataset == "mnist" else 1e-5)
         if dataset == "imagenet1k":
             recipe = replace(recipe, epochs=100)
@@ -206,9 +208,9 @@ def published_score(dataset, loss, group):
 
 def sdde_score(dataset, name):
     """The score that SDDE's released script of a method reads; of a method without a script, the paper's MAL."""
-    if name in ("ncl", "adp", "dice") or (name == "de" and dataset != "imagenet1k"):
+    if name in ("ncl", "adp", "dice") or (name == "de" and not dataset.startswith("imagenet")):
         return "average"
-    return "minmax" if name == "gradcam" and dataset != "imagenet1k" else "logit-average"
+    return "minmax" if name == "gradcam" and not dataset.startswith("imagenet") else "logit-average"
 
 
 def flags():

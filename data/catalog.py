@@ -5,6 +5,7 @@ No address and no checksum here is ours: `read_in` of a file says who publishes 
 none is published, `by_hand` says so, and how to place the files. `python data/table.py` prints all of this as a table.
 """
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,8 @@ class DataSet:
     title: str
     classes: int
     size: int  # images are size × size pixels; 0: photographs of any size
-    counts: dict  # split → number of images; "test" is what networks are tested on, whatever its publisher calls it
+    counts: dict  # split → number of images, 0: not published; "test" is what networks are tested on, whatever its
+    # publisher calls it
     terms: str
     cite: str
     mean: tuple = ()  # per channel, of pixels in [0, 1]; empty: never trained on
@@ -39,6 +41,8 @@ class DataSet:
     sizes: tuple = ()  # photographs: the sizes that they are prepared in
     folders: bool = False  # for ImageNet: kept as <split>/<class>/<image>
     by_hand: str = ""  # why it can't be downloaded, and how to place it
+    part_of: str = ""  # the set whose folders hold it: those classes for which `keeps(class name)` is true
+    keeps: Callable = None
     role: str = ""  # beyond what OUTLIERS, OPENOOD, EXPOSURE and CORRUPTED say
 
 
@@ -52,6 +56,9 @@ def _mnist(folder, base, md5s, raw_md5s, sizes):
 def _emnist(split):
     return [File(f"gzip/emnist-letters-{split}-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1")]
 
+
+# wnids, sorted. Those that OpenOOD's test_imagenet200_v2.txt numbers 0 to 199; the same as ImageNet-R's (timm 1.0.31)
+IMAGENET200 = frozenset((Path(__file__).parent / "imagenet200.txt").read_text().split())
 
 IMAGENET_TERMS = "ImageNet's: non-commercial research and education"
 POOD, DETECTORS, UNCERTAINTY = "pytorch-ood 0.4.0", "detectors 0.1.11", "torch-uncertainty 0.13.0"
@@ -194,6 +201,15 @@ CATALOG = {
         by_hand="given out by image-net.org to those who sign its terms: link train/ and val/ at data/imagenet1k, or "
                 "set IMAGENET_DIR to where they are",
     ),
+    "imagenet200": DataSet(
+        "ImageNet-200", 200, 224, {"train": 0, "test": 10_000}, IMAGENET_TERMS, "Zhang et al. 2023 (OpenOOD)",
+        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), folders=True,
+        part_of="imagenet1k", keeps=lambda wnid: wnid in IMAGENET200,
+    ),
+    "imagenet800": DataSet(
+        "ImageNet-1k without ImageNet-200", 800, 224, {"train": 0}, IMAGENET_TERMS, "Zhang et al. 2023 (OpenOOD)",
+        folders=True, part_of="imagenet1k", keeps=lambda wnid: wnid not in IMAGENET200,
+    ),
     "imagenet_o": DataSet(
         "ImageNet-O", 200, 0, {"test": 2_000}, "MIT", "Hendrycks et al. 2021", folders=True,
         archive=File("imagenet-o.tar", "86bd7a50c1c4074fb18fc5f219d6d50b",
@@ -254,12 +270,14 @@ OPENOOD = {
     "cifar100": {"near": ["cifar10", "tinyimagenet"], "far": ["mnist", "svhn", "textures", "places365"]},
     "imagenet1k": {"near": ["ssb_hard", "ninco"], "far": ["inaturalist", "textures", "openimage_o"]},
 }
-EXPOSURE = {"cifar10": "tinyimagenet597", "cifar100": "tinyimagenet597"}  # what SDDE's outlier exposure trains with
+OPENOOD["imagenet200"] = OPENOOD["imagenet1k"]
+# what SDDE's outlier exposure trains with
+EXPOSURE = {"cifar10": "tinyimagenet597", "cifar100": "tinyimagenet597", "imagenet200": "imagenet800"}
 CORRUPTED = {"cifar10": "cifar10_c", "cifar100": "cifar100_c"}  # what SDDE's calibration under corruption is tested on
 
 
 def sets_of(benchmark, dataset=None):
-    """Every set that a benchmark needs, for one in-distribution set or for all of them.
+    """Every set that a benchmark needs, for one in-distribution set or for all of them; the whole in place of a part.
 
     Args:
         benchmark: dismax, openood (with the sets of outlier exposure), or all (with the corrupted sets, 3 GB each).
@@ -271,12 +289,13 @@ def sets_of(benchmark, dataset=None):
                 names += [inside, *(name for group in table[inside].values() for name in group)]
         names += [EXPOSURE[inside]] if inside in EXPOSURE and benchmark != "dismax" else []
         names += [CORRUPTED[inside]] if inside in CORRUPTED and benchmark == "all" else []
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(CATALOG[name].part_of or name for name in names))
 
 
 def image_folder(name, split, data_dir):
-    """Where the class folders of a `folders` set lie: data_dir/<name>/<split>; ImageNet-1k's also below IMAGENET_DIR,
-    as train/ and val/."""
+    """Where the class folders of a `folders` set lie, a part's among its whole's: data_dir/<name>/<split>; ImageNet-1k's
+    also below IMAGENET_DIR, as train/ and val/."""
+    name = CATALOG[name].part_of or name
     if name == "imagenet1k":
         return Path(os.environ.get("IMAGENET_DIR") or Path(data_dir) / name) / {"train": "train", "test": "val"}[split]
     return Path(data_dir) / name / split
@@ -289,6 +308,7 @@ def array_file(name, split, data_dir, size=0):
 
 def how_to_get(name, data_dir="data"):
     """The sentence that every message about a missing set ends with."""
+    name = CATALOG[name].part_of or name
     if name == "imagenet1k":
         return (f"{CATALOG[name].title} is used where you keep it: link train/ and val/ at {Path(data_dir) / name} or "
                 "set IMAGENET_DIR to where they are")

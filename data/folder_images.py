@@ -23,6 +23,7 @@ class FolderImages:
     Args:
         root: see image_files.labelled_files.
         size, statistics: pixels a side, and (mean, std) of each channel for pixels in [0, 1].
+        keeps: see image_files.labelled_files.
         classes: names of the classes in the order of their numbers, from another split; None: the folders' own.
         on_bad_image: of a file that cannot be read: "stop" raises UserError, "skip" names it on standard error and
             goes on, in training with the next readable file in its place, in testing without it.
@@ -33,9 +34,9 @@ class FolderImages:
     `bad` lists the files that could not be read so far, `converted` those that were CMYK (made RGB, as always).
     """
 
-    def __init__(self, root, device, size, statistics, advice="", classes=None, on_bad_image="stop", decode="cpu",
-                 workers=None):
-        self.files, labels, self.classes = labelled_files(root, classes, advice)
+    def __init__(self, root, device, size, statistics, advice="", classes=None, keeps=None, on_bad_image="stop",
+                 decode="cpu", workers=None):
+        self.files, labels, self.classes = labelled_files(root, classes, advice, keeps)
         self.labels = torch.tensor(labels)
         self.size, self.device = size, device
         self.mean, self.std = (torch.tensor(values, device=device) for values in statistics)  # (3) each

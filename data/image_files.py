@@ -12,7 +12,7 @@ LISTS = ("val.txt", "val_map.txt", "val_annotations.txt", "labels.txt")  # a fil
 IN_ORDER = ("imagenet_2012_validation_synset_labels.txt", "synset_labels.txt")  # a class a line, files in order
 
 
-def labelled_files(root, classes=None, advice=""):
+def labelled_files(root, classes=None, advice="", keeps=None):
     """(files, labels, classes): paths below `root` in a fixed order, a class number each, and what the numbers mean.
 
     Args:
@@ -21,17 +21,19 @@ def labelled_files(root, classes=None, advice=""):
             "file class" a line (the class a wnid, or a number from 0 among the sorted classes), or a class a line.
         classes: names in the order of their numbers, when another split has settled them; else the sorted names.
         advice: ends the message when there is nothing.
+        keeps: class name → whether it is wanted; numbers count the wanted ones. None: all are.
 
     UserError when there are no images, an image has no label, or a class is not among `classes`.
     """
     root = Path(root)
+    keeps = keeps or (lambda name: True)
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
-    pairs = [(file, folder.name) for folder in folders for file in images_below(folder)]
-    if not pairs and root.is_dir():
-        pairs = flat(root, classes)
+    pairs = [(file, folder.name) for folder in folders if keeps(folder.name) for file in images_below(folder)]
+    if not pairs and root.is_dir() and not any(map(images_below, folders)):
+        pairs = [(file, name) for file, name in flat(root, classes) if keeps(name)]
     if not pairs:
         raise UserError(f"{root} holds no class folders with images, and no images with a file of labels. {advice}")
-    classes = list(classes) if classes else sorted({name for _, name in pairs})
+    classes = [name for name in classes or sorted({name for _, name in pairs}) if keeps(name)]
     number = {name: k for k, name in enumerate(classes)}
     strange = sorted({name for _, name in pairs} - number.keys())
     if strange:

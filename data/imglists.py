@@ -33,6 +33,8 @@ LISTS = {
         "inaturalist": ("test_inaturalist", 10_000),
         "textures": ("test_textures", 5_160), "openimage_o": ("test_openimage_o", 15_869)}),
 }
+LISTS["imagenet200"] = "imagenet200", {
+    **LISTS["imagenet1k"][1], "validation": ("val_imagenet200", 1_000), "test": ("test_imagenet200", 9_000)}
 # the classes whose images none of these lists names: they show a class of the in-distribution set
 OVERLAPPING = {
     ("cifar10", "tinyimagenet"):
@@ -47,6 +49,7 @@ OVERLAPPING = {
         "n09193705 n09246464 n09428293",
     ("imagenet1k", "textures"): "bubbly cobwebbed honeycombed spiralled",
 }
+OVERLAPPING["imagenet200", "textures"] = OVERLAPPING["imagenet1k", "textures"]
 # in label order, which is alphabetical; OpenOOD's folders bear these names
 CLASS_NAMES = {"cifar10": "airplane automobile bird cat deer dog frog horse ship truck", "cifar100": """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
@@ -60,7 +63,7 @@ CLASS_NAMES = {"cifar10": "airplane automobile bird cat deer dog frog horse ship
 CLASS_NAMES = {name: classes.split() for name, classes in CLASS_NAMES.items()}
 # OpenOOD's folders, where they are called otherwise than our sets
 FOLDERS = {"tinyimagenet": "tin/val/images", "textures": "texture", "fashion_mnist": "fashionmnist",
-           "imagenet1k": "imagenet_1k/val"}
+           "imagenet1k": "imagenet_1k/val", "imagenet200": "imagenet_1k/val"}
 
 
 def list_path(dataset, which, folder):
@@ -104,7 +107,7 @@ def key_of(image, places):
 def paths_of(name, split, data_dir, like):
     """The path of every image of a split in OpenOOD's data folder."""
     folder, names = FOLDERS.get(name, name), names_of(name, split, data_dir, like)
-    if name in ("tinyimagenet", "imagenet1k"):
+    if name in ("tinyimagenet", "imagenet1k", "imagenet200"):
         return [f"{folder}/{PurePosixPath(image).name}" for image in names]
     if names:
         return [f"{folder}/{f'{split}/' if name in CLASS_NAMES else ''}{image}" for image in names]

@@ -31,7 +31,7 @@ def open_set(name, split, data_dir, device, like=None, statistics=None, **readin
 
         return FolderImages(
             image_folder(name, split, data_dir), device, like.size, statistics, advice=how_to_get(name, data_dir),
-            classes=training_classes(name, split, data_dir), **reading)
+            classes=training_classes(name, split, data_dir), keeps=CATALOG[name].keeps, **reading)
     return ResidentImages(*read_split(name, split, data_dir, like_name), device, like.size, statistics)
 
 

@@ -16,7 +16,7 @@ import argparse
 import hashlib
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -115,9 +115,16 @@ def _inside(dataset, data_dir):
     """The validation and the test Part of the in-distribution test split."""
     listed = [_listed(dataset, which, dataset, data_dir) for which in ("validation", "test")]
     sizes = [LISTS[dataset][1][which][1] for which in ("validation", "test")]
-    if all(part and len(part) for part in listed):
-        return listed
     labels = labels_of(dataset, "test", data_dir, dataset)
+    if all(part and len(part) for part in listed):
+        validation, test = listed
+        tested = test.index["test"]
+        if not np.isin(validation.index["test"], tested).any():
+            return listed
+        rest = np.setdiff1d(np.arange(len(labels)), tested)  # a copy of ImageNet-200's lists has the test list twice
+        return Part(dataset, {"test": rest}, sizes[0]), replace(test, note="; ".join(filter(None, [
+            test.note, f"the {len(rest):,} images that it does not list, for validation: the validation list names "
+                       "images of the test list"])))
     count = sizes[0] if len(labels) >= sum(sizes) else max(len(labels) * sizes[0] // sum(sizes), len(labels) > 1)
     ours = choose(labels, count, f"{dataset} {dataset}")
     rest = np.setdiff1d(np.arange(len(labels)), ours)

@@ -73,8 +73,7 @@ def main():
     if args.benchmark or args.datasets:
         for benchmark in args.benchmark or ["dismax"]:
             asked += [name for dataset in args.datasets or [None] for name in sets_of(benchmark, dataset)]
-    asked = list(dict.fromkeys(asked))
-    names = asked or list(CATALOG)
+    names = list(dict.fromkeys(CATALOG[name].part_of or name for name in asked or CATALOG))
 
     if args.verify:
         damaged = [name for name in names if not verify(name, args.data_dir)]

@@ -32,7 +32,8 @@ def digest_of(name, split, data_dir, like=None):
     manifest = Path(data_dir) / name / "manifest.json"
     if CATALOG[like or name].folders and (like or not manifest.exists()):
         root = image_folder(name, split, data_dir)
-        classes = [folder for folder in root.glob("*/") if folder.is_dir()]
+        keeps = CATALOG[name].keeps or (lambda folder: True)
+        classes = [folder for folder in root.glob("*/") if folder.is_dir() and keeps(folder.name)]
         return f"{sum(len(os.listdir(f)) for f in classes or [root] if f.is_dir())} files in {len(classes)} folders"
     try:
         record = json.loads(manifest.read_text())["splits"][split]
@@ -75,7 +76,7 @@ def training_classes(name, split, data_dir):
 
 def _labelled_files(name, split, data_dir):
     return labelled_files(image_folder(name, split, data_dir), training_classes(name, split, data_dir),
-                          how_to_get(name, data_dir))
+                          how_to_get(name, data_dir), CATALOG[name].keeps)
 
 
 def _read(name, split, data_dir, like, *keys):

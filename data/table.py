@@ -34,7 +34,7 @@ def markdown():
     lines = ["| set | images | licence or terms | role | checked by | download | on disk |",
              "|---|---|---|---|---|--:|--:|"]
     for name, data_set in CATALOG.items():
-        images = " + ".join(f"{count:,}" for count in data_set.counts.values())
+        images = " + ".join(f"{count:,}" if count else "?" for count in data_set.counts.values())
         cells = (f"`{name}` {data_set.title}", images, data_set.terms, role(name), checked_by(name), download(name),
                  in_words(disk_size(name)) if disk_size(name) else "as published")
         lines.append(f"| {' | '.join(cells)} |")
@@ -59,6 +59,8 @@ def role(name):
 def checked_by(name):
     if name in MAKERS:
         return "made from scikit-learn's files"
+    if CATALOG[name].part_of:
+        return f"part of `{CATALOG[name].part_of}`"
     if name == "imagenet1k":
         return "its class folders and their number"
     files = files_of(name)
@@ -73,7 +75,7 @@ def download(name):
 
 def totals():
     small = [name for name in CATALOG if name not in CORRUPTED.values() and (CATALOG[name].sizes or CATALOG[name].size)
-             and name != "imagenet1k"]
+             and not (CATALOG[name].size and CATALOG[name].folders)]
     fetched, kept = (sum(size(name) for name in small) for size in (download_size, disk_size))
     corrupted = sum(download_size(name) for name in CORRUPTED.values())
     yield (f"All sets of small networks: {in_words(fetched)} to download ({minutes(fetched)} at 100 Mbit/s), "

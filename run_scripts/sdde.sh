@@ -1,7 +1,7 @@
 #!/bin/sh
 # SDDE's scripts/uni/METHOD/DATASET_multiseed.sh: train seeds 1–5, evaluate OOD detection and calibration, and the table.
 #   run_scripts/sdde.sh gradcam cifar10               METHOD de ncl adp dice gradcam input_gradient oe gradcam_oe
-#   run_scripts/sdde.sh de mnist SEEDS="1 2"          DATASET mnist cifar10 cifar100 imagenet
+#   run_scripts/sdde.sh de mnist SEEDS="1 2"          DATASET mnist cifar10 cifar100 imagenet imagenet200
 #   run_scripts/sdde.sh gradcam imagenet PROCESSES=4  on four GPUs
 usage() { sed -n 's/^# \{0,1\}//p' "$0" | tail -n +2; exit 2; }
 [ $# -ge 2 ] || usage
@@ -12,6 +12,7 @@ case $dataset in
   mnist) model=lenet ;;
   cifar10|cifar100) model=resnet18_32x32 ;;
   imagenet) dataset=imagenet1k model=resnet50 ;;
+  imagenet200) model=resnet50 ;;
   *) echo "sdde.sh: unknown data set $dataset" >&2; usage ;;
 esac
 root=$(dirname "$(readlink -f "$0")")/..

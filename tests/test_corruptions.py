@@ -5,9 +5,10 @@ import types
 from hashlib import md5
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from conftest import put, tar_of
+from conftest import put, script, tar_of
 from test_openood import give
 
 from data import corruptions, prepare
@@ -108,3 +109,27 @@ def test_without_the_package_the_way_to_it_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
     with pytest.raises(UserError, match="pip install imagecorruptions-imaug"):
         corruptions.make("cifar10", ["snow"], [1], 1, tmp_path)
+
+
+def test_images_without_corruption_score_as_the_clean_ones_do(tmp_path, arrays):
+    """evaluate.py to the end: fog of severity 1 is what the clean test images are here; other rows have their own."""
+    put(tmp_path / "mirror", {f"CIFAR-10-C/{name}": content for name, content in arrays.items()})
+    data = tmp_path / "data"
+    images, labels = (np.load(io.BytesIO(arrays[name])) for name in ("fog.npy", "labels.npy"))
+    for split, part in (("train", slice(4, 12)), ("test", slice(4))):
+        give(data, "cifar10", split, labels[part].astype(np.int64), images=images[part])
+    arrays_kept = ("fog", "snow", "labels")
+    assert prepare.prepare("cifar10_c", data, [tmp_path / "mirror"], may_download=False)
+    for path in (data / "cifar10_c").glob("*.npy"):
+        if path.stem not in arrays_kept:
+            path.unlink()
+    script("train.py", "--dataset", "cifar10", "--model", "resnet18_32x32", "--loss", "de", "--members", 2, "--epochs", 1,
+           "--device", "cpu", "--data-dir", data, "--results-dir", tmp_path)
+    run = tmp_path / "cifar10/resnet18_32x32/de-2-none/seed1"
+    script("evaluate.py", run, "--device", "cpu", "--data-dir", data)
+    found = pd.read_csv(run / "metrics.csv")
+    found = found[(found.benchmark == "openood") & (found.weights == "last")].set_index("group")
+    clean, fog = ({row.metric: row.value for row in found.loc[group].itertuples() if row.set in ("cifar10", name)}
+                  for group, name in (("id", ""), ("corrupted_1", "cifar10_c_fog")))
+    assert fog.keys() == clean.keys() and fog == pytest.approx(clean)
+    assert set(found.loc["corrupted_5"].set) == {"cifar10_c_fog", "cifar10_c_snow"}

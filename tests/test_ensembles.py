@@ -61,7 +61,11 @@ def test_published_recipes():
     assert recipe_of("imagenet1k", "de").micro_batch == 16
     outlier = recipe_of("cifar10", "gradcam_oe")
     assert (outlier.outlier_weight, outlier.outlier_batch, outlier.diversity_weight) == (0.5, 256, 0.005)
-    assert EXPOSURE == {"cifar10": "tinyimagenet597", "cifar100": "tinyimagenet597"}
+    assert EXPOSURE == {"cifar10": "tinyimagenet597", "cifar100": "tinyimagenet597", "imagenet200": "imagenet800"}
+    outlier = recipe_of("imagenet200", "oe")
+    assert (outlier.epochs, outlier.lr, outlier.batch_size, outlier.outlier_batch, outlier.micro_batch) == (
+        90, 0.1, 256, 256, 32)
+    assert outlier.initial == "random" and outlier.select_on == "openood"
     assert all(METHODS[name].members == 5 and METHODS[name].head == "softmax" for name in SDDE)
 
 

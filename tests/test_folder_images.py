@@ -1,6 +1,7 @@
 """ImageNet's files, as users keep them and as they sometimes are: read, numbered, cropped, named when broken."""
 import csv
 import json
+from hashlib import md5
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms import v2
 
 from data import loaders
+from data.catalog import IMAGENET200, sets_of
 from data.folder_images import FolderImages
 from data.image_files import labelled_files
 from files import UserError
@@ -238,3 +240,32 @@ def test_pretrained_resnet18_is_torchvisions(imagenet, tmp_path):
     assert done.returncode == 1 and "these are not weights of torchvision's ResNet18" in done.stderr
     assert not list((tmp_path / "elsewhere").rglob("config.json"))
     assert json.loads((run / "config.json").read_text())["sessions"][0]["device"] == "none, not trained here"
+
+
+def test_imagenet200_and_the_other_classes_are_parts_of_the_same_folders(tmp_path, monkeypatch):
+    ours = ["n01443537", "n01484850"]  # goldfish and white shark, numbers 1 and 2 of ImageNet-1k; 0 is the tench
+    for split in ("train", "val"):
+        for k, wnid in enumerate(["n01440764", *ours]):
+            save(photo(k), tmp_path / "imagenet" / split / wnid / "x.JPEG")
+    monkeypatch.setenv("IMAGENET_DIR", str(tmp_path / "imagenet"))
+    inside = loaders.open_set("imagenet200", "test", tmp_path, CPU, workers=0)
+    assert inside.classes == ours and inside.labels.tolist() == [0, 1]
+    shown = loaders.open_set("imagenet800", "train", tmp_path, CPU, like="imagenet200", workers=0)
+    assert shown.classes == ["n01440764"] and len(shown) == 1
+    assert loaders.digest_of("imagenet200", "train", tmp_path) == "2 files in 2 folders"
+    assert loaders.digest_of("imagenet800", "train", tmp_path, "imagenet200") == "1 files in 1 folders"
+    assert loaders.names_of("imagenet200", "test", tmp_path) == [f"{wnid}/x.JPEG" for wnid in ours]
+
+    for wnid in ("n01440764", *ours):  # the same from a flat folder, whose labels count all classes
+        folder = tmp_path / "imagenet/val" / wnid
+        (folder / "x.JPEG").rename(tmp_path / "imagenet/val" / f"{wnid}.JPEG")
+        folder.rmdir()
+    (tmp_path / "imagenet/val.txt").write_text("n01440764.JPEG 0\nn01443537.JPEG 1\nn01484850.JPEG 2\n")
+    assert loaders.open_set("imagenet200", "test", tmp_path, CPU, workers=0).labels.tolist() == [0, 1]
+
+
+def test_imagenet200_has_the_classes_of_imagenet_r():
+    """The MD5 is that of timm 1.0.31's imagenet_r_synsets.txt, sorted; the same classes as OpenOOD's lists name."""
+    assert len(IMAGENET200) == 200
+    assert md5(" ".join(sorted(IMAGENET200)).encode()).hexdigest() == "89bea71d1a121dc5537929c54d7f2e51"
+    assert sets_of("openood", "imagenet200")[0] == "imagenet1k", "what prepare.py is asked for is the whole"

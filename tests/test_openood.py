@@ -14,14 +14,14 @@ from files import UserError, write_text
 rng = np.random.default_rng(0)
 
 
-def give(data_dir, name, split="test", labels=None, names=None, verified=True):
-    """A prepared split of small random images."""
+def give(data_dir, name, split="test", labels=None, names=None, verified=True, images=None):
+    """A prepared split of images (n, size, size, 3), by default random."""
     record = {"files": {}, "images": len(labels), "source": "a test", "verified": verified}
     for size in CATALOG[name].sizes or (CATALOG[name].size,):
-        images = rng.integers(0, 256, (len(labels), size, size, 3), dtype=np.uint8)
+        pixels = rng.integers(0, 256, (len(labels), size, size, 3), dtype=np.uint8) if images is None else images
         file = f"{split}_{size}.npz" if CATALOG[name].sizes else f"{split}.npz"
         names_ = None if names is None else np.array(names)
-        record["files"][file] = write_arrays(data_dir / name / file, images, labels, names_)
+        record["files"][file] = write_arrays(data_dir / name / file, pixels, labels, names_)
     record["sha256"] = "0"
     path = data_dir / name / "manifest.json"
     splits = json.loads(path.read_text())["splits"] if path.exists() else {}
@@ -154,3 +154,16 @@ def test_imagenet_by_file_name_in_class_folders(tmp_path):
     assert found.groups["near"][0].index["test"].tolist() == [1]
     assert found.groups["far"][0].index["test"].tolist() == [1], "ImageNet has bubbles"
     assert found.missing == {"near": ["ssb_hard"], "far": ["inaturalist", "openimage_o"]}
+
+
+def test_a_validation_list_that_is_the_test_list_gives_way_to_the_images_left(tmp_path):
+    """A public copy of ImageNet-200's lists has the test list twice; a temperature must not be fitted on it."""
+    names = [f"n01443537/ILSVRC2012_val_{k:08}.JPEG" for k in range(4)]
+    for name in names:
+        write_text(tmp_path / "imagenet1k/val" / name, "")
+    for which in ("val", "test"):
+        write_list(tmp_path, f"imagenet200/{which}_imagenet200.txt", [
+            f"imagenet_1k/val/ILSVRC2012_val_{k:08}.JPEG 0" for k in (3, 0, 2)])
+    found = openood.benchmark("imagenet200", tmp_path)
+    assert (found.validation.index["test"].tolist(), found.test.index["test"].tolist()) == ([1], [0, 2, 3])
+    assert "the 1 images that it does not list, for validation" in found.test.note

@@ -53,7 +53,7 @@ def test_every_entry_has_an_address_with_a_checksum_or_says_how_to_place_it():
     seen = {}
     for name, data_set in CATALOG.items():
         files = files_of(name)
-        assert bool(files) != bool(data_set.by_hand or name in MAKERS), name
+        assert bool(files) != bool(data_set.by_hand or data_set.part_of or name in MAKERS), name
         for file in files:
             assert re.fullmatch("[0-9a-f]{32}", file.md5) and file.url.startswith("http") and file.read_in, file
             assert seen.setdefault(file.md5, file.url) == file.url, "no checksum stands for two files"
