@@ -293,8 +293,8 @@ def sets_of(benchmark, dataset=None):
 
 
 def image_folder(name, split, data_dir):
-    """Where the class folders of a `folders` set lie, a part's among its whole's: data_dir/<name>/<split>; ImageNet-1k's
-    also below IMAGENET_DIR, as train/ and val/."""
+    """Where the class folders of a `folders` set lie, a part's among its whole's: data_dir/<name>/<split>; those of
+    ImageNet-1k also below IMAGENET_DIR, as train/ and val/."""
     name = CATALOG[name].part_of or name
     if name == "imagenet1k":
         return Path(os.environ.get("IMAGENET_DIR") or Path(data_dir) / name) / {"train": "train", "test": "val"}[split]

@@ -123,8 +123,8 @@ def test_images_without_corruption_score_as_the_clean_ones_do(tmp_path, arrays):
     for path in (data / "cifar10_c").glob("*.npy"):
         if path.stem not in arrays_kept:
             path.unlink()
-    script("train.py", "--dataset", "cifar10", "--model", "resnet18_32x32", "--loss", "de", "--members", 2, "--epochs", 1,
-           "--device", "cpu", "--data-dir", data, "--results-dir", tmp_path)
+    script("train.py", "--dataset", "cifar10", "--model", "resnet18_32x32", "--loss", "de", "--members", 2,
+           "--epochs", 1, "--device", "cpu", "--data-dir", data, "--results-dir", tmp_path)
     run = tmp_path / "cifar10/resnet18_32x32/de-2-none/seed1"
     script("evaluate.py", run, "--device", "cpu", "--data-dir", data)
     found = pd.read_csv(run / "metrics.csv")
