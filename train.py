@@ -4,6 +4,8 @@
   python train.py --dataset cifar10 --model resnet34 --loss dismax_fpr --seed 1      the paper's recipe, for a GPU
   python train.py --dataset cifar10 --model resnet34 --loss dismax_fpr --epochs 1 --results-dir results/epochs1
                                                                                      half an hour on two CPU cores
+  python train.py --dataset cifar10 --model resnet34 --loss dismax_fpr --seeds 1 2 3 4 5
+                                                                                     side by side, which fills a GPU
   torchrun --nproc_per_node=8 train.py --dataset imagenet1k --model resnet18 --loss dismax
 
 Files go to results/<dataset>/<model>/<loss>/seed<k>/ (see runs.py). Stop it whenever you like, also with kill -9: the
@@ -13,30 +15,22 @@ number of them.
 """
 import argparse
 import contextlib
-import math
 import signal
-import statistics
 import sys
-import time
 
 import torch
-from tqdm import tqdm
 
 import models
 import runs
 from data.catalog import CATALOG, EXPOSURE
 from data.loaders import digest_of, open_set
 from data.openood import benchmark
-from data.order import class_balanced, epoch_seed
-from engine import devices, parallel
-from engine.assemble import members_of, model_of, objective_of
-from engine.epoch import Adversary, accuracy_of, batches_of, train_on
-from engine.pretrained import initialise
+from data.order import class_balanced
+from engine import devices, memory, parallel
+from engine.stepper import speed_of
+from engine.training import take_turns, training
 from files import UserError
-from recipes import DATASETS, DIVERSITIES, METHODS, SHARED_BATCH, flags, label_of, method_of, recipe_of
-
-# what a run knows of the epoch it is in: the next step, images counted, sums of the report, times, random states
-NEW_EPOCH = {"step": 0, "counted": 0, "sums": 0.0, "train_seconds": 0.0, "seconds": 0.0, "random": None}
+from recipes import DATASETS, DIVERSITIES, METHODS, flags, label_of, method_of, recipe_of
 
 
 def arguments():
@@ -48,11 +42,21 @@ def arguments():
     parser.add_argument("--members", type=int, help="networks of an ensemble; by default the method's, 1 or 5")
     parser.add_argument("--diversity", choices=DIVERSITIES, help="what keeps members apart; by default the method's")
     parser.add_argument("--outliers", metavar="SET", help="a data set shown as outliers; default: the method's")
-    parser.add_argument("--seed", type=int, default=1, help="1 by default; the paper's seeds are 1 to 5")
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=int, help="1 by default; the paper's seeds are 1 to 5")
+    seeds.add_argument("--seeds", type=int, nargs="+", help="several runs at once, over one copy of the data, each as "
+                       "its own command would make it")
     parser.add_argument("--data-dir", default="data", help="where data/prepare.py put the sets")
     parser.add_argument("--results-dir", default="results")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps …; by default the accelerator if there is one")
     parser.add_argument("--fresh", action="store_true", help="start over: remove what is in the run's folder")
+    fast = parser.add_argument_group("speed", "by default what pays on the device; the recipe stays the same")
+    fast.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="bfloat16 autocast; heads, losses and "
+                      "BN statistics stay float32 (default: on GPUs that have it)")
+    fast.add_argument("--graphs", action=argparse.BooleanOptionalAction, help="replay the step as a CUDA graph "
+                      "(default: on GPUs, but for DICE, --micro-batch and several processes)")
+    fast.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile the whole loss (default: "
+                      "not; it costs a minute, and gave a ResNet34 5 %% on two CPU cores)")
     reading = parser.add_argument_group("reading image files (ImageNet)")
     reading.add_argument("--on-bad-image", choices=("stop", "skip"), default="stop", help="of one that can't be read")
     reading.add_argument("--decode", choices=("cpu", "device"), default="cpu", help="device: JPEGs by nvJPEG on a GPU")
@@ -93,7 +97,11 @@ def main():
     if needed not in (None, data_set.size):
         raise UserError(f"{args.model} takes images of {needed}×{needed} pixels, {args.dataset} has {data_set.size}×"
                         f"{data_set.size}: choose another --model")
+    seeds = list(dict.fromkeys(args.seeds or [1 if args.seed is None else args.seed]))
+    if len(seeds) > 1 and parallel.several():
+        raise UserError("several processes train one seed at a time: --seed, not --seeds")
     device = parallel.local_device(devices.choose(args.device))
+    speed = speed_of(device, method, recipe, args.bf16, args.graphs, args.compile)
     reading = {"on_bad_image": args.on_bad_image, "decode": args.decode, "workers": args.workers}
     reading["statistics"] = recipe.mean, recipe.std
     train_set = open_set(args.dataset, "train", args.data_dir, device, **reading)
@@ -110,28 +118,50 @@ def main():
         outliers = open_set(method.outliers, "train", args.data_dir, device, like=args.dataset, **reading)
 
     label = label_of(name, method)
-    run = runs.folder(args.results_dir, args.dataset, args.model, label, args.seed)
+    overrides = {name: {"published": theirs, "used": ours}
+                 for name, (ours, theirs) in recipe.differences(published).items()}
     with contextlib.ExitStack() as held:
-        config = None
+        configs = {}
         with parallel.failing_together(UserError):
-            if parallel.is_main():
+            for seed in seeds if parallel.is_main() else ():
+                run = runs.folder(args.results_dir, args.dataset, args.model, label, seed)
                 held.enter_context(runs.locked(run))
                 if args.fresh:
                     runs.clear(run)
-                config = runs.claim(run, {
-                    "run": {"dataset": args.dataset, "model": args.model, "loss": label, "seed": args.seed},
+                configs[run] = runs.claim(run, {
+                    "run": {"dataset": args.dataset, "model": args.model, "loss": label, "seed": seed},
                     "method": vars(method),
                     "recipe": recipe.as_dict(),
-                    "overrides": {name: {"published": theirs, "used": ours}
-                                  for name, (ours, theirs) in recipe.differences(published).items()},
+                    "overrides": overrides,
                     "data": digests,
                 })
-        config = parallel.from_main(config)
-        if not parallel.from_main(runs.finished(run)):
-            train(run, config, recipe, train_set, judged_by, outliers, device)
-        elif parallel.is_main():
-            (run / "checkpoint.pt").unlink(missing_ok=True)  # killed at the very last moment
-            print(f"{run} is finished ({recipe.epochs} epochs). Nothing to do; --fresh would start over")
+                if runs.finished(run):
+                    configs.pop(run)
+                    (run / "checkpoint.pt").unlink(missing_ok=True)  # killed at the very last moment
+                    print(f"{run} is finished ({recipe.epochs} epochs). Nothing to do; --fresh would start over")
+        configs = parallel.from_main(configs)
+        if configs:
+            train(configs, recipe, (train_set, judged_by, outliers), device, speed)
+
+
+def train(configs, recipe, sets, device, speed):
+    """Train the runs of configs, run → config, side by side; ends the program if it is stopped or if one fails."""
+    needed = memory.estimate(next(iter(configs.values())), recipe, speed.bf16)
+    if parallel.is_main():
+        each = f" for each of {len(configs)} seeds" if len(configs) > 1 else ""
+        print(f"A step needs {memory.report(needed)}{each}")
+    stop, seeds = StopSignals(), [config["run"]["seed"] for config in configs.values()]
+    results = take_turns([
+        training(run, config, recipe, sets, device, speed, stop, together=seeds if len(seeds) > 1 else (), line=line)
+        for line, (run, config) in enumerate(configs.items())], device)
+    failed = [result for result in results if isinstance(result, UserError)]
+    if stopped_by := max((result for result in results if result not in failed), default=0):
+        command = " ".join(word for word in sys.argv if word != "--fresh")
+        if parallel.is_main():
+            print(f"Go on with\n  {parallel.command()} {command}")
+        sys.exit(128 + stopped_by)
+    if failed:
+        raise UserError("\n".join(map(str, failed)))
 
 
 @contextlib.contextmanager
@@ -141,135 +171,6 @@ def refused(error_type):
         yield
     except error_type as error:
         raise UserError(str(error)) from None
-
-
-def train(run, config, recipe, train_set, judged_by, outliers, device):
-    seed, main_process = config["run"]["seed"], parallel.is_main()
-    torch.manual_seed(epoch_seed(seed, 0))
-    model = model_of(config)
-    if recipe.initial != "random":
-        initialise(model, config["run"]["model"], recipe.initial, config["method"]["diversity"] not in SHARED_BATCH)
-    model = parallel.synchronised(model, device)
-    model.to(device, memory_format=torch.channels_last)
-    objective = objective_of(model, config, recipe)
-    adversary = Adversary(objective.terms["diversity"].discriminator, recipe.discriminator_lr) if (
-        config["method"]["diversity"] == "dice") else None
-    optimizer = torch.optim.SGD(
-        model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.momentum > 0,
-        fused=True)  # one kernel for all parameters; several times faster than a loop over them, on a CPU too
-
-    at = {"epoch": 1, **NEW_EPOCH, "log": [], "best": {"epoch": 0, "accuracy": -1.0}}
-    if (run / "checkpoint.pt").exists():
-        at = runs.load_state(run / "checkpoint.pt")
-        model.load_state_dict(at.pop("model"))
-        optimizer.load_state_dict(at.pop("optimizer"))
-        if adversary:
-            adversary.load_state_dict(at.pop("adversary"))
-        say(f"{run}: going on from epoch {at['epoch']}" + (f", step {at['step']}" if at["step"] else ""))
-
-    def checkpoint():
-        if main_process:
-            runs.save_state(run / "checkpoint.pt", {
-                "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                **({"adversary": adversary.state_dict()} if adversary else {}), **at})
-
-    session = {"from_epoch": at["epoch"], "device": devices.describe(device), "processes": parallel.shard()[1],
-               **runs.environment()}
-    config = {**config, "parameters": sum(p.numel() for p in model.parameters()),
-              "sessions": config.get("sessions", []) + [session]}
-    if main_process:
-        runs.write_json(run / "config.json", config)
-
-    images, steps = len(train_set), train_set.steps(recipe.batch_size, recipe.per_class)
-    done = min((at["epoch"] - 1) * images + at["step"] * recipe.batch_size, recipe.epochs * images)
-    bar = tqdm(total=recipe.epochs * images, initial=done, unit="img", unit_scale=True,
-               disable=None if main_process else True, desc=" ".join(map(str, config["run"].values())))
-    step_of = parallel.averaging(objective, device)
-    names = [*objective.names, *(adversary.names if adversary else ())]
-    stop = StopSignals()
-    while at["epoch"] <= recipe.epochs:
-        epoch = at["epoch"]
-        restore_chance(at, seed, device)
-        model.train()
-        started = time.perf_counter()
-        if adversary:
-            objective.weights["diversity"] = recipe.diversity_weight * min((epoch - 1) / max(recipe.ramp_epochs, 1), 1)
-        batches = batches_of(train_set, outliers, config["method"], recipe, seed, epoch, at["step"])
-        train_on(batches, step_of, objective, optimizer, adversary, recipe, steps, images, at, stop, bar)
-        at["train_seconds"] += time.perf_counter() - started
-        accuracy = accuracy_of(model, judged_by, stop)
-        at["seconds"] += time.perf_counter() - started
-
-        stopped_by = parallel.any_of(stop.signal)
-        if stopped_by:
-            at["random"] = parallel.everybodys(devices.random_state(device))
-            checkpoint()
-            bar.close()
-            command = " ".join(word for word in sys.argv if word != "--fresh")
-            say(f"\nStopped in epoch {epoch} of {recipe.epochs} after step {at['step']}; all of it is saved. "
-                f"Go on with\n  {parallel.command()} {command}")
-            sys.exit(128 + stopped_by)
-        means = dict(zip(names, (total / at["counted"] for total in at["sums"])))
-        for name, value in means.items():
-            if not math.isfinite(value):
-                raise UserError(f"the training {name} of {run} became {value} in epoch {epoch}. "
-                                f"Try a lower --lr than {recipe.lr_at(epoch):g}, with --fresh")
-        at["log"].append({
-            "epoch": epoch,
-            "lr": optimizer.param_groups[0]["lr"],
-            "train_loss": means.pop("loss"),
-            "train_acc": means.pop("accuracy"),
-            "val_acc": accuracy,  # DisMax: of the test split, by which the paper selected; the honest column does not
-            **means,
-            "distance_scale": statistics.mean(map(distance_scale, members_of(model))),
-            "images_per_second": images / at["train_seconds"],
-            "seconds": at["seconds"],
-        })
-        bar.set_postfix(epoch=epoch, loss=f"{at['log'][-1]['train_loss']:.3f}", test=f"{100 * accuracy:.2f} %")
-        later_of_equals = recipe.select_on == "openood"  # SDDE; DisMax takes the first
-        is_best = (accuracy, later_of_equals) > (at["best"]["accuracy"], False)
-        if is_best:
-            at["best"] = {"epoch": epoch, "accuracy": accuracy}
-        if main_process:
-            if is_best:
-                runs.save_state(run / "weights_best.pt", model.state_dict())
-            runs.write_log(run, at["log"])
-        at = {**at, "epoch": epoch + 1, **NEW_EPOCH}
-        checkpoint()
-    bar.close()
-    unreadable = parallel.everybodys(sorted(getattr(train_set, "bad", ())))
-    if main_process:
-        finish(run, {**config, "unreadable_files": sorted(set(sum(unreadable, [])))}, model, at)
-
-
-def finish(run, config, model, at):
-    seconds, best, last = sum(row["seconds"] for row in at["log"]), at["best"], at["log"][-1]["val_acc"]
-    runs.write_json(run / "config.json", {
-        **config, "best_epoch": best["epoch"], "best_accuracy": best["accuracy"], "last_accuracy": last,
-        "wall_clock_seconds": round(seconds, 1)})
-    runs.save_state(run / "weights.pt", model.state_dict())  # after all else: it says that the run is finished
-    (run / "checkpoint.pt").unlink()
-    images = {"test": "test", "openood": "validation"}[config["recipe"]["select_on"]]
-    print(f"{run}: {len(at['log'])} epochs in {seconds:.0f} s, {images} accuracy {100 * last:.2f} % "
-          f"(best {100 * best['accuracy']:.2f} % in epoch {best['epoch']})")
-
-
-def restore_chance(at, seed, device):
-    """The random state of an epoch's begin, a function of (seed, epoch, process) alone, or of where it was left."""
-    k, n = parallel.shard()
-    if at["step"] and len(at["random"]) == n:
-        devices.restore_random_state(at["random"][k], device)
-    else:
-        torch.manual_seed(epoch_seed(seed, at["epoch"], *([k] if k else []), *([at["step"]] if at["step"] else [])))
-
-
-def distance_scale(member):
-    return abs(member.classifier.distance_scale.item()) if hasattr(member.classifier, "distance_scale") else 1.0
-
-
-def say(words):
-    if parallel.is_main():
-        print(words)
 
 
 class StopSignals:

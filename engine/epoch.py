@@ -39,55 +39,6 @@ def outlier_batches(outliers, recipe, seed, start):
             start += 1
 
 
-def train_on(batches, step_of, objective, optimizer, adversary, recipe, steps, images, at, stop, bar):
-    """Step through an epoch, or what is left of it, up to a signal; counts up what `at` knows of the epoch.
-
-    Args:
-        step_of: the objective, or what averages its gradients over the processes.
-        adversary: DICE's Adversary, or None.
-    """
-    processes = parallel.shard()[1]
-    names = len(objective.names) + (len(adversary.names) if adversary else 0)
-    sums = torch.zeros(names, device=next(objective.parameters()).device)  # no step waits for a number
-    for inputs, targets, shown, shown_labels in batches:
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.lr_at(at["epoch"], at["step"], steps)
-        size = min(recipe.batch_size, images - at["step"] * recipe.batch_size)  # of the batch over all processes
-        parts = -(-size // (processes * recipe.micro_batch)) if recipe.micro_batch else 1
-        optimizer.zero_grad()
-        for k in range(parts):
-            x, y = inputs.tensor_split(parts, -4)[k], targets.tensor_split(parts, -1)[k]
-            more = [part if part is None else part.tensor_split(parts)[k] for part in (shown, shown_labels)]
-            with parallel.without_averaging(step_of, but_last=k == parts - 1):
-                loss = step_of(channels_last(x), y, *more)
-                (loss * (y.shape[-1] * processes / size)).backward()  # averaged over processes: times their number
-            sums[: len(objective.names)] += objective.report * y.shape[-1]
-            if adversary:
-                sums[len(objective.names) :] += adversary.step(objective.features, objective.labels) * y.shape[-1]
-        if recipe.clip:
-            torch.nn.utils.clip_grad_norm_(objective.parameters(), recipe.clip)
-        optimizer.step()
-        at["step"] += 1
-        at["counted"] += size
-        bar.update(size)
-        if parallel.any_of(stop.signal):
-            break
-    sums = parallel.summed(sums).tolist()
-    at["sums"] = [a + b for a, b in zip(at["sums"] or [0.0] * len(sums), sums)]
-
-
-def channels_last(images):
-    """The images with the channels innermost in memory; (N, B, 3, H, W) or (B, 3, H, W), the shape stays.
-
-    Grey images, whose channels are one and the same memory, are left so.
-    """
-    if images.stride(-3) == 0:
-        return images
-    if images.dim() == 4:
-        return images.contiguous(memory_format=torch.channels_last)
-    return images.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, images.shape[:2])
-
-
 class Adversary:
     """DICE's discriminator and its optimiser (RMSprop, momentum 0.9, weight decay 5e-4), a step for each of ours."""
 
@@ -116,7 +67,7 @@ class Adversary:
 
 
 @torch.inference_mode()
-def accuracy_of(model, images, stop):
+def accuracy_of(model, images, stop, bf16=False):
     """Share of correct images over all processes, by the mean of the members' logits; None, on one process at once,
     after a signal."""
     model.eval()
@@ -124,7 +75,9 @@ def accuracy_of(model, images, stop):
     for batch, labels in images.eval_batches(shard=parallel.shard()):
         if stop.signal and not parallel.several():
             return None
-        counts[0] += (as_ensemble(model(batch)).mean(0).argmax(1) == labels).sum()
+        with torch.autocast(counts.device.type, torch.bfloat16, enabled=bf16):
+            logits = as_ensemble(model(batch)).mean(0)
+        counts[0] += (logits.argmax(1) == labels).sum()
         counts[1] += len(labels)
     correct, seen = parallel.summed(counts).tolist()
     return correct / seen

@@ -36,16 +36,16 @@ class Objective(nn.Module):
         """The loss of a step.
 
         Args:
-            inputs, targets: (N, B, 3, H, W) and (N, B), a batch a member; or (B, 3, H, W) and (B), one for all.
+            inputs, targets: (N, B, 3, H, W) and (N, B), a batch a member; or (B, 3, H, W) and (B), one for all; as
+                `preprocessed` gives them.
             shown: images (B', 3, H, W) for the terms, which every member sees with frozen BN statistics; None: the
                 terms are computed on `inputs`, which all members must share then.
             shown_labels: (B'); None: the class that the mean of the members' logits is largest for.
         """
-        images, labels = self.preprocessed(inputs, targets)
         reuse = self.terms and shown is None
-        output = self.model(images, return_features=True) if reuse else self.model(images)
+        output = self.model(inputs, return_features=True) if reuse else self.model(inputs)
         logits = as_ensemble(output[0] if reuse else output)  # (N, B, C)
-        own = labels if labels.dim() == 2 else [labels] * len(logits)
+        own = targets if targets.dim() == 2 else [targets] * len(logits)
         if not logits.shape[1]:  # a batch smaller than the number of processes leaves some without
             self.report = torch.zeros(len(self.names), device=logits.device)
             return logits.sum()  # 0
@@ -56,7 +56,7 @@ class Objective(nn.Module):
         report = [loss, hits.mean()]
         if self.terms:
             if shown is None:
-                shown, shown_labels = images, labels
+                shown, shown_labels = inputs, targets
             else:
                 if self.image_gradients:
                     shown = shown.expand(len(logits), *shown.shape).clone().requires_grad_()  # (N, B', 3, H, W)

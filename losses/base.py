@@ -38,7 +38,7 @@ class LossFirstPart(nn.Module):
         if features.dim() != 2 or features.shape[1] != self.num_features:
             raise ValueError(f"features must be (B, {self.num_features}), got {tuple(features.shape)}")
         device = features.device.type
-        if torch.is_autocast_enabled(device):
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
                 return self.logits(in_float32(features))
         return self.logits(in_float32(features))

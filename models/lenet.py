@@ -47,13 +47,14 @@ class LeNet(Network):
 
 
 def are_grey(images):
-    """Whether the three channels are known to be equal; not asked where that would have a device waited for, nor where
-    each channel is to get its own gradient."""
+    """Whether the three channels are known to be equal; not asked where that would have a device waited for or stop
+    torch.compile, nor where each channel is to get its own gradient."""
     if images.requires_grad:
         return False
     if images.stride(1) == 0:  # one channel, expanded
         return True
-    return images.device.type == "cpu" and all(torch.equal(images[:, 0], images[:, c]) for c in (1, 2))
+    looking_is_free = images.device.type == "cpu" and not torch.compiler.is_compiling()
+    return looking_is_free and all(torch.equal(images[:, 0], images[:, c]) for c in (1, 2))
 
 
 def cells(images, side):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, script
+from conftest import ROOT, same_states, script
 
 import runs
 from files import UserError
@@ -20,11 +20,6 @@ COMMAND = ["train.py", "--dataset", "digits", "--model", "lenet", "--loss", "dis
 def started(data_dir, results, *more):
     words = map(str, [sys.executable, *COMMAND, "--data-dir", data_dir, "--results-dir", results, *more])
     return subprocess.Popen(list(words), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def same_states(a, b):
-    a, b = runs.load_state(a), runs.load_state(b)
-    return a.keys() == b.keys() and all(torch.equal(a[k].nan_to_num(), b[k].nan_to_num()) for k in a)
 
 
 def log_of(run):
