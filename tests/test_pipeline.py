@@ -12,10 +12,12 @@ import pytest
 import torch
 from conftest import ROOT, script
 
-import analyze
 from data.catalog import OUTLIERS
 from metrics.detection import detection_metrics
 from metrics.scores import SCORES
+from reporting.dismax_tables import Column
+from reporting.names import TITLES
+from reporting.verdicts import verdict
 
 
 def run_of(results_dir, loss="dismax_fpr", seed=1):
@@ -262,12 +264,12 @@ def test_a_changed_run_never_gets_into_a_papers_row(cifar_results, tmp_path):
 
 
 def test_one_seed_takes_the_papers_spread():
-    column = analyze.Column("x", "svhn", "very_far", "auroc", 100, 2, "svhn", 1.5)
+    column = Column("x", "svhn", "very_far", "auroc", 100, 2, "svhn", 1.5)
     paper = type("Row", (), {"svhn": 90.0, "svhn_std": 3.0})
-    one = analyze.verdict(column, paper, 5, np.array([93.0]), comparable=True)
+    one = verdict(column, paper, 5, np.array([93.0]), comparable=True)
     assert one["tolerance"] == pytest.approx(2 * np.sqrt(9 / 5 + 9)) and one["verdict"] == "ok"
     assert np.isnan(one["ours_std"])
-    many = analyze.verdict(column, paper, 5, np.full(5, 93.0), comparable=True)
+    many = verdict(column, paper, 5, np.full(5, 93.0), comparable=True)
     assert many["tolerance"] == pytest.approx(2 * np.sqrt(9 / 5)) and many["verdict"] == "OFF"
 
 
@@ -370,4 +372,4 @@ def test_reference_tables_are_made_from_the_committed_runs(tmp_path):
 
 
 def test_every_outlier_set_has_a_title():
-    assert {name for groups in OUTLIERS.values() for names in groups.values() for name in names} <= set(analyze.TITLES)
+    assert {name for groups in OUTLIERS.values() for names in groups.values() for name in names} <= set(TITLES)
