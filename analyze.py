@@ -4,12 +4,16 @@
   python analyze.py --dataset cifar10                           one of them
   python analyze.py --results-dir results/epochs1               another folder of runs (a shortened try, say)
   python analyze.py --report                                    also figures/*.png, and report.html with everything
+  python analyze.py --check                                     only say whether complete published rows are within
+                                                                their tolerances; fails, naming the cells, if not
 
 Prints, and writes to <results-dir>/tables/ as CSV, Markdown and LaTeX:
   dismax_<dataset>          the layout of DisMax's Table 2, the paper and ours under both protocols; the CSV is tidy
   dismax_<dataset>_scores   AUROC of every method under every score, honest protocol
   openood_<dataset>         the openood benchmark: the paper and ours, as published and with one score for all
   openood_<dataset>_scores  near and far AUROC of every method under every score
+  openood_<dataset>_paired  each method minus DE on the same seed, and which part of the gain is the score that it is
+                            read by; …_paired_scores: the same with one score for both, every score
   runs                      one row a run: device, wall-clock, versions, accuracies (CSV only)
 """
 import argparse
@@ -19,7 +23,8 @@ from pathlib import Path
 from data.catalog import CATALOG
 from files import UserError, write_text
 from recipes import DATASETS
-from reporting import dismax_tables, openood_tables
+from reporting import dismax_tables, openood_tables, paired
+from reporting.check import check
 from reporting.names import METHODS, TITLES
 from reporting.reading import read_runs
 from reporting.tables import publish
@@ -30,8 +35,13 @@ def main():
     parser.add_argument("--results-dir", type=Path, default=Path("results"))
     parser.add_argument("--dataset", choices=DATASETS)
     parser.add_argument("--report", action="store_true", help="also draw figures and write report.html")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a complete published row is off")
     args = parser.parse_args()
     table, metrics = read_runs(args.results_dir, args.dataset or "*")
+    if args.check:
+        lines, outside = check(metrics, args.dataset)
+        print("\n".join(lines))
+        sys.exit(outside > 0)
     tables, pages = args.results_dir / "tables", []
     write_text(tables / "runs.csv", table.to_csv(index=False))
     for dataset in (name for name in DATASETS if name in set(table.dataset)):
@@ -69,8 +79,16 @@ def openood(tables, dataset, ours, table):
     page = publish(name, title, openood_tables.sections(dataset, tidy, ours, table), openood_tables.LEGEND)
     name, tidy = tables / f"openood_{dataset}_scores", openood_tables.scores(ours)
     write_text(name.with_suffix(".csv"), tidy.to_csv(index=False))
-    return page + publish(name, f"{title}: AUROC (%) under every score",
-                          openood_tables.score_sections(tidy, dataset), openood_tables.LEGEND, show=False)
+    page += publish(name, f"{title}: AUROC (%) under every score",
+                    openood_tables.score_sections(tidy, dataset), openood_tables.LEGEND, show=False)
+    name, tidy = tables / f"openood_{dataset}_paired", paired.compare(dataset, ours)
+    if tidy.empty:  # no seed of DE and another method
+        return page
+    write_text(name.with_suffix(".csv"), tidy.to_csv(index=False))
+    page += publish(name, f"{title}: method minus DE, seed by seed", paired.sections(dataset, tidy, ours),
+                    paired.LEGEND, show=tidy.paper.notna().any())
+    return page + publish(tables / f"{name.name}_scores", f"{title}: method minus DE, one score for both",
+                          paired.score_sections(tidy), paired.LEGEND, show=False)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def read_runs(results_dir, dataset="*"):
 def made_on(table):
     """Of some runs of `read_runs`, in words: how many, on what, and the median training time of each method."""
     text = f"{len(table)} run{'s' * (len(table) != 1)} on {', '.join(sorted(set(table.device)))}"
-    seconds = table.groupby("loss", sort=False).wall_clock_seconds.median().dropna()
+    seconds = table.wall_clock_seconds.astype(float).groupby(table.loss, sort=False).median().dropna()
     if len(seconds):
         each = ", ".join(f"{ALL.get(loss, loss)} {value:,.0f} s" for loss, value in seconds.items())
         text += f"; training took (median): {each}"

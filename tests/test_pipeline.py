@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, script
+from conftest import ROOT, made_up_run, script
 
 from data.catalog import OUTLIERS
 from metrics.detection import detection_metrics
@@ -200,13 +200,6 @@ def test_table_of_digits(results_dir, tmp_path):
 def cifar_results(tmp_path):
     """Made-up metrics in the shape that evaluate.py writes; values chosen so that every verdict is known."""
     def add(loss, seed, accuracy, sets=("cifar100", "svhn"), overrides=None, aupr=0.853):
-        run = tmp_path / f"cifar10/resnet34/{loss}/seed{seed}"
-        run.mkdir(parents=True)
-        (run / "config.json").write_text(json.dumps({
-            "run": {"dataset": "cifar10", "model": "resnet34", "loss": loss, "seed": seed},
-            "recipe": {"epochs": 300}, "overrides": overrides or {}, "parameters": 1, "last_accuracy": accuracy,
-            "best_accuracy": accuracy, "best_epoch": 1, "wall_clock_seconds": 60,
-            "sessions": [{"device": "made up", "torch": "0", "commit": "0"}]}))
         rows = []
         for weights in ("last", "best"):
             for name, value in (("accuracy", accuracy), ("ece_fitted_on_test", 0.006), ("ece_cross_fitted", 0.03)):
@@ -216,8 +209,7 @@ def cifar_results(tmp_path):
                 for score in SCORES:
                     rows += [("dismax", name, group, weights, score, f"aupr_out{end}", aupr)
                              for end in ("", "_published")]
-        pd.DataFrame(rows, columns=["benchmark", "set", "group", "weights", "score", "metric", "value"]).to_csv(
-            run / "metrics.csv", index=False)
+        made_up_run(tmp_path, "cifar10", "resnet34", loss, seed, rows, overrides)
     return tmp_path, add
 
 
@@ -351,24 +343,6 @@ def test_make_help_lists_every_target():
     for target in ("demo", "test", "lint", "bench", "prepare-data", "reproduce-cifar10", "reproduce-cifar100",
                    "reproduce-imagenet", "reproduce-mnist", "analyze"):
         assert f"make {target} " in said
-
-
-def test_tables_of_the_readmes_are_those_of_the_committed_files():
-    from reporting.readme import BLOCK, filled
-
-    for name in ("README.md", "benchmarks/README.md"):
-        text = (ROOT / name).read_text()
-        assert len(BLOCK.findall(text)) == text.count("<!-- table:") > 0
-        assert filled(text) == text, "type `make tables`"
-
-
-def test_reference_tables_are_made_from_the_committed_runs(tmp_path):
-    shutil.copytree(ROOT / "results/reference", tmp_path / "reference", ignore=shutil.ignore_patterns("tables"))
-    script("analyze.py", "--results-dir", tmp_path / "reference")
-    made = sorted((tmp_path / "reference/tables").glob("*.md"))
-    assert made
-    for path in made:
-        assert path.read_text() == (ROOT / "results/reference/tables" / path.name).read_text(), "type `make tables`"
 
 
 def test_every_outlier_set_has_a_title():
