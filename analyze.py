@@ -14,6 +14,7 @@ Prints, and writes to <results-dir>/tables/ as CSV, Markdown and LaTeX:
   openood_<dataset>_scores  near and far AUROC of every method under every score
   openood_<dataset>_paired  each method minus DE on the same seed, and which part of the gain is the score that it is
                             read by; …_paired_scores: the same with one score for both, every score
+  openood_<dataset>_course  how the ensembles' training went: the chosen epoch, its worth, and what the logs say
   runs                      one row a run: device, wall-clock, versions, accuracies (CSV only)
 """
 import argparse
@@ -23,7 +24,7 @@ from pathlib import Path
 from data.catalog import CATALOG
 from files import UserError, write_text
 from recipes import DATASETS
-from reporting import dismax_tables, openood_tables, paired
+from reporting import course, dismax_tables, openood_tables, paired
 from reporting.check import check
 from reporting.names import METHODS, TITLES
 from reporting.reading import read_runs
@@ -82,13 +83,17 @@ def openood(tables, dataset, ours, table):
     page += publish(name, f"{title}: AUROC (%) under every score",
                     openood_tables.score_sections(tidy, dataset), openood_tables.LEGEND, show=False)
     name, tidy = tables / f"openood_{dataset}_paired", paired.compare(dataset, ours)
-    if tidy.empty:  # no seed of DE and another method
-        return page
-    write_text(name.with_suffix(".csv"), tidy.to_csv(index=False))
-    page += publish(name, f"{title}: method minus DE, seed by seed", paired.sections(dataset, tidy, ours),
-                    paired.LEGEND, show=tidy.paper.notna().any())
-    return page + publish(tables / f"{name.name}_scores", f"{title}: method minus DE, one score for both",
-                          paired.score_sections(tidy), paired.LEGEND, show=False)
+    if len(tidy):  # a seed of DE and another method
+        write_text(name.with_suffix(".csv"), tidy.to_csv(index=False))
+        page += publish(name, f"{title}: method minus DE, seed by seed", paired.sections(dataset, tidy, ours),
+                        paired.LEGEND, show=tidy.paper.notna().any())
+        page += publish(tables / f"{name.name}_scores", f"{title}: method minus DE, one score for both",
+                        paired.score_sections(tidy), paired.LEGEND, show=False)
+    name, tidy = tables / f"openood_{dataset}_course", course.course(ours, table)
+    if len(tidy):
+        write_text(name.with_suffix(".csv"), tidy.to_csv(index=False))
+        page += publish(name, f"{title}: how training went", course.sections(tidy), course.LEGEND, show=False)
+    return page
 
 
 if __name__ == "__main__":

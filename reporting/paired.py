@@ -16,9 +16,8 @@ from metrics.ensemble import SCORES
 from recipes import sdde_score
 from reporting import papers
 from reporting.names import ALL, MODELS
-from reporting.openood_tables import in_order, note, of_benchmark
+from reporting.openood_tables import FAIR, in_order, note, of_benchmark
 
-FAIR = "logit-average"
 RUN = ["model", "loss", "changed", "seed", "weights"]
 EACH, ONE = "each script's score", "one score"
 GROUPS = ("near", "far")

@@ -1,4 +1,5 @@
 """What is concluded from runs: pairs of runs, the check against the papers, and the tables in the READMEs."""
+import re
 import shutil
 
 import numpy as np
@@ -120,6 +121,25 @@ def test_the_page_of_pairs(tmp_path):
     assert "−" not in (tmp_path / "tables/openood_mnist_paired.tex").read_text(), "pdflatex has no such sign"
     report = script("analyze.py", "--results-dir", tmp_path, "--report")
     assert "method minus DE" in (tmp_path / "report.html").read_text(), report.stdout
+
+
+# ---- the course of training ----
+
+def test_the_course_of_training(tmp_path):
+    """Two seeds of an ensemble beside each other: the chosen epochs, what both epochs are worth, and the logs' ends."""
+    for seed, dead in ((1, 0.08), (2, 0.02)):
+        rows = [("openood", name, "near" if name in NEAR else "far", weights, "logit-average", "auroc", value)
+                for weights, value in (("best", 0.95), ("last", 0.91)) for name in NEAR + FAR]
+        made_up_run(tmp_path, "mnist", "lenet", "gradcam", seed, rows)
+        (tmp_path / f"mnist/lenet/gradcam/seed{seed}/log.csv").write_text(
+            f"epoch,val_acc,diversity,dead_maps\n1,0.9,-0.1,{dead}\n2,0.95,-0.15,0.5\n3,0.95,-0.2,{dead / 2}\n")
+    ensemble(tmp_path, "de", 1, 0.9)  # no log.csv
+    script("analyze.py", "--results-dir", tmp_path)
+    row, = re.findall(r"^\| SDDE .*$", (tmp_path / "tables/openood_mnist_course.md").read_text(), re.M)
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == ["SDDE", "2", "1, 1 of 300", "50.00 ± 0.00", "50.00 ± 0.00", "95.00 ± 0.00", "91.00 ± 0.00",
+                     "95.00 ± 0.00", "91.00 ± 0.00", "-0.100 ± 0.000", "-0.200 ± 0.000", "5.00 ± 4.24", "2.50 ± 2.12"]
+    assert set(pd.read_csv(tmp_path / "tables/openood_mnist_course.csv").loss) == {"gradcam"}
 
 
 # ---- analyze.py --check ----
