@@ -7,6 +7,9 @@ import pandas as pd
 from data.catalog import OPENOOD, OUTLIERS
 from metrics.ensemble import SCORES
 from recipes import PUBLISHED_SEEDS, sdde_score
+from reporting import papers
+from reporting.names import ALL, METHODS, MODELS
+from reporting.reading import made_on
 from reporting.verdicts import number, verdict
 
 LEGEND = """\
@@ -29,53 +32,61 @@ COLUMNS = (
     Column("far FPR95 (%)", "far", "fpr95", 100, 2, None, 0),
 )
 PROTOCOLS = ("as published", "fair")
+FAIR = "logit-average"  # the one score by which the fair line reads every method
 
 
-def compare(dataset, metrics, papers, names):
+def of_benchmark(metrics):
+    """Rows of this benchmark; of single networks SoftMax only, the others have tables of their own."""
+    single = metrics.loss.isin(list(METHODS)) & (metrics.loss != "softmax")
+    return metrics[(metrics.benchmark == "openood") & ~single]
+
+
+def compare(dataset, metrics):
     """Tidy: a row a model × method × recipe × protocol × column, with the paper's value, ours, and what to think of it.
 
     Args:
         metrics: rows of metrics.csv of all runs on this data set.
-        papers: the published rows of all data sets.
-        names: label of a method → what it is called.
     """
-    metrics = metrics[(metrics.benchmark == "openood") & (metrics.weights == "best")]
-    papers = papers[papers.dataset == dataset]
+    metrics, published = of_benchmark(metrics), papers.sdde()
+    metrics, published = metrics[metrics.weights == "best"], published[published.dataset == dataset]
     wanted = {group: set(sets) for group, sets in OPENOOD.get(dataset, OUTLIERS.get(dataset, {})).items()}
     rows = []
-    for model in dict.fromkeys([*metrics.model, *papers.model]):
-        mine, theirs = metrics[metrics.model == model], papers[papers.model == model].set_index("loss")
-        if mine.empty:
-            continue
-        for loss in [*(name for name in names if name in {*mine.loss, *theirs.index}), *(set(mine.loss) - set(names))]:
+    for model in dict.fromkeys(metrics.model):
+        mine, theirs = metrics[metrics.model == model], published[published.model == model].set_index("loss")
+        for loss in in_order({*mine.loss, *theirs.index}):
             ours = mine[mine.loss == loss]
             paper = theirs.loc[loss] if loss in theirs.index else None
             for changed in sorted(set(ours.changed)) or [""]:
                 part = ours[ours.changed == changed]
                 for column in COLUMNS:
-                    there = set(part[part.group == column.group].set)
-                    complete = column.group == "id" or (
-                        there == wanted.get(column.group) and not part[part.group == column.group].note.any())
+                    those = part[part.group == column.group]
+                    complete = column.group == "id" or not those.note.any() and all(
+                        set(of_seed) == wanted.get(column.group) for _, of_seed in those.groupby("seed").set)
                     for protocol in PROTOCOLS:
                         values = seed_values(part, dataset, loss, column, protocol)
                         rows.append({
-                            "dataset": dataset, "model": model, "loss": loss, "method": names.get(loss, loss),
+                            "dataset": dataset, "model": model, "loss": loss, "method": ALL.get(loss, loss),
                             "changed": changed, "protocol": protocol, "column": column.title,
                             **verdict(column, paper, PUBLISHED_SEEDS.get(dataset, 5), values, not changed, complete)})
     return pd.DataFrame(rows)
 
 
+def in_order(labels):
+    """Published methods first, then combinations of our own."""
+    return [name for name in ALL if name in labels] + sorted(set(labels) - set(ALL))
+
+
 def seed_values(ours, dataset, loss, column, protocol):
     """Our values of one cell, one a seed: the mean over the sets of a group, in the table's unit."""
     published = protocol == "as published"
-    score = "" if column.group == "id" else sdde_score(dataset, loss) if published else "logit-average"
+    score = "" if column.group == "id" else sdde_score(dataset, loss) if published else FAIR
     metric = f"{column.metric}_published" if published and column.metric in ("ece", "nll") else column.metric
     chosen = ours[(ours.group == column.group) & (ours.metric == metric) & (ours.score == score)]
     return chosen.groupby("seed").value.mean().to_numpy(float) * column.scale
 
 
-def sections(tidy, metrics, models):
-    """(network, headers, rows, note)."""
+def sections(dataset, tidy, metrics, table):
+    """(network, headers, rows, note). table: a row a run on this data set."""
     for model, part in tidy.groupby("model", sort=False):
         rows = []
         for method, cells in part.groupby("method", sort=False):
@@ -98,8 +109,9 @@ def sections(tidy, metrics, models):
                     if ours.verdict.any():
                         rows.append(["", "Δ to the paper", *(
                             f"{c.delta:+.2f} {c.verdict}" if c.verdict else "" for c in ours.itertuples())])
-        yield models.get(model, model), ["method", "", *(c.title for c in COLUMNS)], rows, note(
-            part.dataset.iloc[0], metrics[metrics.model == model])
+        done = table[(table.model == model) & table.loss.isin(set(part.loss))]
+        yield MODELS.get(model, model), ["method", "", *(c.title for c in COLUMNS)], rows, (
+            f"{made_on(done)} {note(dataset, metrics[metrics.model == model])}".strip())
 
 
 def note(dataset, metrics):
@@ -124,15 +136,15 @@ def scores(metrics):
     return by.agg(["mean", "std"]).assign(n=by.size()).reset_index()
 
 
-def score_sections(tidy, dataset, names, models):
+def score_sections(tidy, dataset):
     """(network, headers, rows, note); the score that a method's script names is marked."""
     for (model, changed), part in tidy.groupby(["model", "changed"], sort=False):
         rows = []
         for (group, loss), cells in part.groupby(["group", "loss"], sort=False):
             by = cells.set_index("score")
             own = sdde_score(dataset, loss)
-            rows.append([group, names.get(loss, loss), *(
+            rows.append([group, ALL.get(loss, loss), *(
                 number(by["mean"].get(s, np.nan), by["std"].get(s, np.nan), 2) + (" *" if s == own else "")
                 for s in SCORES)])
-        yield models.get(model, model), ["outliers", "method", *SCORES], rows, (
+        yield MODELS.get(model, model), ["outliers", "method", *SCORES], rows, (
             (f"CHANGED RECIPE: {changed}. " if changed else "") + "* what the method's released script reads.")

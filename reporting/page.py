@@ -40,10 +40,14 @@ def write_report(results_dir, tables, table, names, titles):
 
 
 def pictures(results_dir, dataset, model, chosen, names, titles):
-    """Draw one network's figures: the first seed's logits (last epoch), every seed's log. Yields their paths."""
+    """Draw one network's figures: the first seed's logits (last epoch), every seed's log; of ensembles and of what is
+    not there nothing. Yields their paths."""
     histograms, reliability, curves = {}, {}, {}
     for loss in (loss for loss in names if loss in set(chosen.loss)):
         folders = list(chosen[chosen.loss == loss].folder)
+        curves[names[loss]] = [log_of(folder) for folder in folders if (folder / "log.csv").exists()]
+        if not (folders[0] / "logits" / f"{dataset}.npz").exists():
+            continue  # results/reference: logits are not committed
         logits, labels = saved_logits(folders[0], dataset)
         score = PUBLISHED_SCORES[loss]
         scored = {name: SCORES[score](torch.from_numpy(z)).numpy() for name, z in logits.items()}
@@ -53,15 +57,15 @@ def pictures(results_dir, dataset, model, chosen, names, titles):
         z = logits[dataset]
         reliability[names[loss]] = {"T = 1": (probabilities_of(z), labels),
                                     "T cross-fitted": (probabilities_of(cross_fitted_logits(z, labels)[0]), labels)}
-        curves[names[loss]] = [log_of(folder) for folder in folders]
     stem = results_dir / "figures" / f"{dataset}_{model}"
     for draw, methods, title in (
         (figures.score_histograms, histograms, "scores"), (figures.reliability_diagrams, reliability, "reliability"),
         (figures.training_curves, curves, "training"),
     ):
         path = stem.with_name(f"{stem.name}_{title}.png")
-        draw(path, f"{titles[dataset]}, {model}", methods)
-        yield path
+        if methods:
+            draw(path, f"{titles[dataset]}, {model}", methods)
+            yield path
 
 
 def saved_logits(run, dataset):

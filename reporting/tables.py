@@ -5,7 +5,8 @@ from tabulate import tabulate
 
 from files import write_text
 
-LATEX = {"%": r"\%", "±": r"$\pm$", "Δ": r"$\Delta$", "†": r"$\dagger$", "–": "--", "τ": r"$\tau$", "_": r"\_"}
+LATEX = {"%": r"\%", "±": r"$\pm$", "Δ": r"$\Delta$", "−": "$-$", "†": r"$\dagger$", "–": "--", "τ": r"$\tau$",
+         "_": r"\_"}
 
 
 def publish(path, title, parts, legend, show=True):

@@ -1,5 +1,7 @@
-"""Prepared digits and a finished run or two, made once for all tests that look at them; official files in miniature."""
+"""Prepared digits and a finished run or two, made once for all tests that look at them; official files in miniature;
+runs with made-up metrics."""
 import io
+import json
 import tarfile
 from dataclasses import replace
 from hashlib import md5
@@ -7,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import forked
+import pandas as pd
 import pytest
 import torch
 
@@ -42,6 +45,22 @@ def results_dir(tmp_path_factory, data_dir):
                    "--data-dir", data_dir, "--results-dir", folder, "--device", "cpu")
     script("evaluate.py", *sorted(folder.glob("digits/lenet/*/seed*")), "--data-dir", data_dir, "--device", "cpu")
     return folder
+
+
+def made_up_run(results_dir, dataset, model, loss, seed, rows, overrides=None):
+    """The two files of an evaluated run that analyze.py reads, with metrics of our choice.
+
+    Args:
+        rows: (benchmark, set, group, weights, score, metric, value) and sometimes a note.
+    """
+    run = results_dir / dataset / model / loss / f"seed{seed}"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps({
+        "run": {"dataset": dataset, "model": model, "loss": loss, "seed": seed}, "recipe": {"epochs": 300},
+        "overrides": overrides or {}, "parameters": 1, "last_accuracy": 0.5, "best_accuracy": 0.5, "best_epoch": 1,
+        "wall_clock_seconds": 60, "sessions": [{"device": "made up", "torch": "0", "commit": "0"}]}))
+    columns = ["benchmark", "set", "group", "weights", "score", "metric", "value", "note"]
+    pd.DataFrame([(*row, "")[:8] for row in rows], columns=columns).to_csv(run / "metrics.csv", index=False)
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, script
+from conftest import ROOT, made_up_run, script
 
-import analyze
 from data.catalog import OUTLIERS
 from metrics.detection import detection_metrics
 from metrics.scores import SCORES
+from reporting.dismax_tables import Column
+from reporting.names import TITLES
+from reporting.verdicts import verdict
 
 
 def run_of(results_dir, loss="dismax_fpr", seed=1):
@@ -198,13 +200,6 @@ def test_table_of_digits(results_dir, tmp_path):
 def cifar_results(tmp_path):
     """Made-up metrics in the shape that evaluate.py writes; values chosen so that every verdict is known."""
     def add(loss, seed, accuracy, sets=("cifar100", "svhn"), overrides=None, aupr=0.853):
-        run = tmp_path / f"cifar10/resnet34/{loss}/seed{seed}"
-        run.mkdir(parents=True)
-        (run / "config.json").write_text(json.dumps({
-            "run": {"dataset": "cifar10", "model": "resnet34", "loss": loss, "seed": seed},
-            "recipe": {"epochs": 300}, "overrides": overrides or {}, "parameters": 1, "last_accuracy": accuracy,
-            "best_accuracy": accuracy, "best_epoch": 1, "wall_clock_seconds": 60,
-            "sessions": [{"device": "made up", "torch": "0", "commit": "0"}]}))
         rows = []
         for weights in ("last", "best"):
             for name, value in (("accuracy", accuracy), ("ece_fitted_on_test", 0.006), ("ece_cross_fitted", 0.03)):
@@ -214,8 +209,7 @@ def cifar_results(tmp_path):
                 for score in SCORES:
                     rows += [("dismax", name, group, weights, score, f"aupr_out{end}", aupr)
                              for end in ("", "_published")]
-        pd.DataFrame(rows, columns=["benchmark", "set", "group", "weights", "score", "metric", "value"]).to_csv(
-            run / "metrics.csv", index=False)
+        made_up_run(tmp_path, "cifar10", "resnet34", loss, seed, rows, overrides)
     return tmp_path, add
 
 
@@ -262,12 +256,12 @@ def test_a_changed_run_never_gets_into_a_papers_row(cifar_results, tmp_path):
 
 
 def test_one_seed_takes_the_papers_spread():
-    column = analyze.Column("x", "svhn", "very_far", "auroc", 100, 2, "svhn", 1.5)
+    column = Column("x", "svhn", "very_far", "auroc", 100, 2, "svhn", 1.5)
     paper = type("Row", (), {"svhn": 90.0, "svhn_std": 3.0})
-    one = analyze.verdict(column, paper, 5, np.array([93.0]), comparable=True)
+    one = verdict(column, paper, 5, np.array([93.0]), comparable=True)
     assert one["tolerance"] == pytest.approx(2 * np.sqrt(9 / 5 + 9)) and one["verdict"] == "ok"
     assert np.isnan(one["ours_std"])
-    many = analyze.verdict(column, paper, 5, np.full(5, 93.0), comparable=True)
+    many = verdict(column, paper, 5, np.full(5, 93.0), comparable=True)
     assert many["tolerance"] == pytest.approx(2 * np.sqrt(9 / 5)) and many["verdict"] == "OFF"
 
 
@@ -351,23 +345,5 @@ def test_make_help_lists_every_target():
         assert f"make {target} " in said
 
 
-def test_tables_of_the_readmes_are_those_of_the_committed_files():
-    from reporting.readme import BLOCK, filled
-
-    for name in ("README.md", "benchmarks/README.md"):
-        text = (ROOT / name).read_text()
-        assert len(BLOCK.findall(text)) == text.count("<!-- table:") > 0
-        assert filled(text) == text, "type `make tables`"
-
-
-def test_reference_tables_are_made_from_the_committed_runs(tmp_path):
-    shutil.copytree(ROOT / "results/reference", tmp_path / "reference", ignore=shutil.ignore_patterns("tables"))
-    script("analyze.py", "--results-dir", tmp_path / "reference")
-    made = sorted((tmp_path / "reference/tables").glob("*.md"))
-    assert made
-    for path in made:
-        assert path.read_text() == (ROOT / "results/reference/tables" / path.name).read_text(), "type `make tables`"
-
-
 def test_every_outlier_set_has_a_title():
-    assert {name for groups in OUTLIERS.values() for names in groups.values() for name in names} <= set(analyze.TITLES)
+    assert {name for groups in OUTLIERS.values() for names in groups.values() for name in names} <= set(TITLES)
