@@ -9,15 +9,18 @@ PY     ?= $(VENV)/bin/python#   make PY=python3 … uses an environment of yours
 DATA   ?= data
 # PROCESSES=8: a run on so many GPUs of this machine
 TRAIN  = $(PY) $(if $(PROCESSES),-m torch.distributed.run --standalone --nproc_per_node=$(PROCESSES)) train.py
+GPU   := $(if $(filter cpu mps,$(DEVICE)),,$(shell nvidia-smi -L 2> /dev/null | grep -m 1 GPU))
+FREE_GPU = $(if $(GPU),$(if $(DEVICE)$(PROCESSES),,run_scripts/on_free_gpu.sh))# with make -j each job has a device to itself
 # a shortened try goes to a folder of its own, so that it never stands in for the real run
 RESULTS ?= results$(if $(EPOCHS),/epochs$(EPOCHS))
-SEEDS  ?= 1 2 3 4 5
+# DisMax trained each of its ImageNet networks once
+SEEDS  ?= 1 $(if $(and $(filter imagenet1k,$(DATASET)),$(if $(filter resnet50,$(MODELS)),,once)),,2 3 4 5)
 
 MIRRORS = $(foreach mirror,$(MIRROR),--mirror $(mirror))
 READY  := $(if $(filter $(VENV)/bin/python,$(PY)),$(VENV)/ready)
 CORES  := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: help demo test lint bench prepare-data analyze report tables runs
+.PHONY: help demo test lint bench prepare-data analyze report tables runs blocks
 .PHONY: reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-imagenet200 reproduce-mnist
 .SECONDARY:
 
@@ -29,6 +32,7 @@ help:  ## this list
 	@echo '           PROCESSES=8 (each run on so many GPUs)'
 	@echo 'Scripts:   ./run_cifar10_resnet34.sh … ./run_imagenet1k_resnet18.sh, ./analyze.sh (the DisMax release'\''s commands)'
 	@echo '           run_scripts/sdde.sh METHOD DATASET, run_scripts/search.sh METHOD DATASET (SDDE'\''s)'
+	@echo '           run_scripts/slurm.sh DATASET (a job array of a reproduce target)'
 
 DEMO = $(foreach loss,$(DISMAX_LOSSES),$(foreach seed,1 2 3,$(RESULTS)/digits/lenet/$(loss)/seed$(seed))) \
        $(foreach loss,de gradcam dismax-5-gradcam,$(RESULTS)/digits/lenet/$(loss)/seed1)
@@ -58,7 +62,6 @@ reproduce-cifar10: DATASET = cifar10
 reproduce-cifar100: DATASET = cifar100
 reproduce-imagenet: DATASET = imagenet1k
 reproduce-imagenet200: DATASET = imagenet200
-reproduce-imagenet: SEEDS = $(if $(filter resnet50,$(MODELS)),1 2 3 4 5,1)
 reproduce-mnist: DATASET = mnist
 
 # an outlier set that cannot be had is named and shows as missing; a missing training set stops train.py
@@ -105,17 +108,29 @@ BLOCKS = $(if $(and $(MODELS),$(LOSSES)),$(call cross,$(MODELS),$(LOSSES)),\
 
 runs: $(foreach s,$(SEEDS),$(foreach b,$(BLOCKS),$(RESULTS)/$(DATASET)/$(b)/seed$(s)/metrics.csv))
 
+# the targets of a block a line, for run_scripts/slurm.sh
+blocks:
+	@$(foreach b,$(BLOCKS),echo $(foreach s,$(SEEDS),$(RESULTS)/$(DATASET)/$(b)/seed$(s)/metrics.csv);)
+
 # dataset model loss seed, from results/<dataset>/<model>/<loss>/seed<k>/<file>
 address = $(subst /, ,$(patsubst $(RESULTS)/%,%,$(@D)))
 
+train = $(FREE_GPU) $(TRAIN) --dataset $(word 1,$(address)) --model $(word 2,$(address)) --loss $(word 3,$(address)) \
+  $(1) --data-dir $(DATA) --results-dir $(RESULTS) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DEVICE),--device $(DEVICE))
+
 $(RESULTS)/%/weights.pt: | $(READY)
-	@$(TRAIN) --dataset $(word 1,$(address)) --model $(word 2,$(address)) --loss $(word 3,$(address)) \
-	  --seed $(patsubst seed%,%,$(word 4,$(address))) --data-dir $(DATA) --results-dir $(RESULTS) \
-	  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DEVICE),--device $(DEVICE))
+	@$(call train,--seed $(patsubst seed%,%,$(word 4,$(address))))
+
+# On a GPU one command trains a block's seeds side by side, as one small network cannot fill it. TOGETHER= forbids it.
+TOGETHER ?= $(if $(PROCESSES)$(filter imagenet%,$(DATASET)),,$(GPU))
+ifneq ($(and $(DATASET),$(strip $(TOGETHER))),)
+$(foreach s,$(SEEDS),$(RESULTS)/%/seed$(s)/weights.pt): | $(READY)
+	@$(call train,--seeds $(SEEDS))
+endif
 
 # again when another set has been prepared since: the network then runs on that set only
 $(RESULTS)/%/metrics.csv: $(RESULTS)/%/weights.pt $(wildcard $(DATA)/*/manifest.json)
-	@$(PY) evaluate.py $(@D) --data-dir $(DATA) $(if $(DEVICE),--device $(DEVICE))
+	@$(FREE_GPU) $(PY) evaluate.py $(@D) --data-dir $(DATA) $(if $(DEVICE),--device $(DEVICE))
 
 $(VENV)/ready: requirements.txt
 	@echo "Making $(VENV): PyTorch and the rest, about 3 minutes and, with CUDA, 6 GB"

@@ -1,0 +1,116 @@
+"""Make and the scripts hand devices out; GPUs and Slurm are stood in for by scripts of their names."""
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+PY = f"PY={sys.executable}"
+BLOCK = ["DATASET=cifar10", "MODELS=resnet34", "LOSSES=isomax", "SEEDS=1 2", PY]
+
+
+@pytest.fixture
+def with_commands(tmp_path):
+    """name=script, … → an environment in which those commands exist."""
+    def make(**commands):
+        folder = tmp_path / "bin"
+        folder.mkdir(exist_ok=True)
+        for name, text in commands.items():
+            path = folder / name.replace("_", "-")
+            path.write_text("#!/bin/sh\n" + text)
+            path.chmod(0o755)
+        env = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES" and not k.startswith("MAKE")}
+        return {**env, "PATH": f"{folder}:{env['PATH']}", "TMPDIR": str(tmp_path)}
+    return make
+
+
+TWO_GPUS = 'case $1 in -L) echo "GPU 0: one"; echo "GPU 1: two" ;; *) echo GPU-one; echo GPU-two ;; esac\n'
+
+
+def planned(env, *words):
+    done = subprocess.run(["make", "-n", "runs", *BLOCK, *words], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    return [line.split(sys.executable)[-1].split() for line in done.stdout.splitlines()], done.stdout
+
+
+def test_on_a_gpu_the_seeds_of_a_block_are_one_command(with_commands):
+    lines, text = planned(with_commands(nvidia_smi=TWO_GPUS))
+    assert [line[0] for line in lines] == ["train.py", "evaluate.py", "evaluate.py"]
+    assert lines[0][lines[0].index("--seeds"):][:3] == ["--seeds", "1", "2"]
+    assert text.count("on_free_gpu.sh") == 3
+
+
+@pytest.mark.parametrize("words", [["DEVICE=cpu"], ["PROCESSES=2"], ["TOGETHER="], []])
+def test_elsewhere_each_seed_is_its_own_command(with_commands, words):
+    """On the CPU, on several GPUs a run, when it is forbidden, and without a GPU (no word)."""
+    env = with_commands(nvidia_smi=TWO_GPUS if words else "exit 9\n")
+    lines, text = planned(env, *words)
+    trained = [line for line in lines if "train.py" in line]
+    assert [line[line.index("--seed") + 1] for line in trained] == ["1", "2"]
+    assert ("on_free_gpu.sh" in text) == (words == ["TOGETHER="])
+
+
+def test_jobs_wait_for_a_gpu_of_their_own(with_commands, tmp_path):
+    """Four jobs of half a second on two GPUs: each GPU has one at a time, both are used."""
+    env = with_commands(nvidia_smi=TWO_GPUS)
+    job = 'echo "$CUDA_VISIBLE_DEVICES $(date +%s.%N)"; sleep 0.5; date +%s.%N'
+    jobs = [subprocess.Popen(["run_scripts/on_free_gpu.sh", "sh", "-c", job], cwd=ROOT, env=env, text=True,
+                             stdout=subprocess.PIPE) for _ in range(4)]
+    used = {}
+    for process in jobs:
+        gpu, begin, end = process.communicate(timeout=60)[0].split()
+        used.setdefault(gpu, []).append((float(begin), float(end)))
+    assert set(used) == {"GPU-one", "GPU-two"}
+    for times in used.values():
+        times.sort()
+        assert all(end <= begin for (_, end), (begin, _) in zip(times, times[1:]))
+
+
+@pytest.mark.parametrize(("visible", "given"), [("3", "3"), ("", "")])
+def test_only_visible_gpus_are_handed_out(with_commands, visible, given):
+    env = {**with_commands(nvidia_smi=TWO_GPUS), "CUDA_VISIBLE_DEVICES": visible}
+    command = ["run_scripts/on_free_gpu.sh", "sh", "-c", 'echo "[$CUDA_VISIBLE_DEVICES]"']
+    assert subprocess.check_output(command, cwd=ROOT, env=env, text=True) == f"[{given}]\n"
+
+
+def test_a_killed_job_gives_its_gpu_back(with_commands):
+    env = {**with_commands(), "CUDA_VISIBLE_DEVICES": "0"}
+    holder = subprocess.Popen(["run_scripts/on_free_gpu.sh", "sleep", "60"], cwd=ROOT, env=env)
+    time.sleep(0.3)
+    waiting = subprocess.Popen(["run_scripts/on_free_gpu.sh", "true"], cwd=ROOT, env=env)
+    time.sleep(0.5)
+    assert waiting.poll() is None
+    holder.kill()
+    holder.wait()
+    assert waiting.wait(timeout=30) == 0
+
+
+def test_a_slurm_array_does_what_make_does(with_commands, tmp_path):
+    """sbatch is stood in for by running the tasks of the array one after the other, from a copy, as Slurm does; Python
+    by a script that notes what it was asked for."""
+    env = with_commands(some_python=f'echo "$SLURM_ARRAY_TASK_ID $@" >> {tmp_path}/done\n', sbatch=f"""
+echo "$@" > {tmp_path}/asked
+for word in "$@"; do case $word in --array=*) array=${{word#*=}} ;; esac; done
+while [ "${{1#--}}" != "$1" ]; do shift; done
+cp "$1" {tmp_path}/copy; shift
+cd /
+for task in $(seq $(echo $array | tr - ' ')); do SLURM_ARRAY_TASK_ID=$task {tmp_path}/copy "$@" || exit; done
+""")
+    words = ["digits", "MODELS=lenet", "LOSSES=softmax isomax", "SEEDS=1 2", "RESULTS=elsewhere", "DEVICE=cpu",
+             f"PY={tmp_path}/bin/some-python"]
+    subprocess.run([ROOT / "run_scripts/slurm.sh", *words], cwd=tmp_path, env=env, check=True, stdout=subprocess.PIPE)
+    assert "--array=1-2 --gpus=1 --job-name=digits" in (tmp_path / "asked").read_text()
+    found = [line.split() for line in (tmp_path / "done").read_text().splitlines()]
+    trained = [(line[0], line[line.index("--loss") + 1], line[line.index("--seed") + 1]) for line in found
+               if line[1] == "train.py"]
+    assert trained == [("1", "softmax", "1"), ("1", "softmax", "2"), ("2", "isomax", "1"), ("2", "isomax", "2")]
+    evaluated = [line[2] for line in found if line[1] == "evaluate.py"]
+    assert evaluated == [f"elsewhere/digits/lenet/{loss}/seed{seed}" for _, loss, seed in trained]
+
+
+def test_an_array_of_nothing_is_refused(with_commands):
+    done = subprocess.run([ROOT / "run_scripts/slurm.sh", "nothing", PY], env=with_commands(sbatch="exit 9\n"),
+                          capture_output=True, text=True)
+    assert done.returncode == 1 and "nothing to run for nothing" in done.stderr
