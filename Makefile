@@ -82,7 +82,7 @@ tables: $(READY)  ## the tables of results/reference, and those in the READMEs, 
 	@$(PY) reporting/readme.py README.md benchmarks/README.md
 
 test: $(READY)  ## every claim that this repository makes, on the CPU, in a few minutes
-	@$(PY) -m pytest -q -n $(if $(filter 1,$(CORES)),1,2) --dist loadfile
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(if $(filter 1,$(CORES)),1,2) --dist loadfile
 
 lint: $(READY)  ## ruff
 	@$(PY) -m ruff check .

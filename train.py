@@ -150,6 +150,7 @@ def train(configs, recipe, sets, device, speed):
     if parallel.is_main():
         each = f" for each of {len(configs)} seeds" if len(configs) > 1 else ""
         print(f"A step needs {memory.report(needed)}{each}")
+    torch.backends.cudnn.benchmark = True  # batches are all of one size: cuDNN may measure its algorithms once
     stop, seeds = StopSignals(), [config["run"]["seed"] for config in configs.values()]
     results = take_turns([
         training(run, config, recipe, sets, device, speed, stop, together=seeds if len(seeds) > 1 else (), line=line)

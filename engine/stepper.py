@@ -41,6 +41,8 @@ class Stepper:
     Args:
         objective, optimizer: as they will be used; a checkpoint's state must be in them already.
         adversary: DICE's Adversary, or None.
+
+    `unrecorded` says why steps are not replayed although they should be, "" if they are.
     """
 
     def __init__(self, objective, optimizer, adversary, recipe, speed, device):
@@ -49,7 +51,7 @@ class Stepper:
         self.names = [*objective.names, *(adversary.names if adversary else ())]
         self.sums = torch.zeros(len(self.names), device=device)
         self.loss_of = parallel.averaging(compiled(objective) if speed.compiled else objective, device)
-        self.seen, self.recording = 0, None
+        self.seen, self.recording, self.unrecorded = 0, None, ""
         if speed.graphs:  # a recording reads numbers only once, tensors at every replay
             for group in optimizer.param_groups:
                 group["lr"] = torch.tensor(float(group["lr"]), device=device)
@@ -103,7 +105,12 @@ class Stepper:
         self.whole(*batch)
         self.seen += 1
         if self.seen == EAGER_STEPS:
-            self.recording = Recording(self.whole, batch, self.device)
+            try:
+                self.recording = Recording(self.whole, batch, self.device)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:  # something in the step cannot be recorded: as slow as without, and no worse
+                self.unrecorded = str(error).splitlines()[0]
 
     def whole(self, *batch):
         self.optimizer.zero_grad()

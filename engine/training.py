@@ -91,6 +91,8 @@ def training(run, config, recipe, sets, device, speed, stop, together=(), line=0
             if parallel.any_of(stop.signal):
                 break
             yield
+        if stepper.unrecorded and epoch == 1:
+            say(f"{run}: no CUDA graph of the step could be recorded, it goes on without ({stepper.unrecorded})")
         sums = parallel.summed(stepper.sums).tolist()  # here the device is waited for, once an epoch
         at["sums"] = [a + b for a, b in zip(at["sums"] or [0.0] * len(sums), sums)]
         at["train_seconds"] += time.perf_counter() - started

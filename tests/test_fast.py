@@ -163,6 +163,32 @@ def test_a_recorded_step_is_the_step(monkeypatch, loss):
     assert all(torch.equal(a[key].nan_to_num(), b[key].nan_to_num()) for key in a)
 
 
+@pytest.mark.parametrize(("error", "kept"), [
+    (RuntimeError("operation not permitted when stream is capturing\nand more"), True),
+    (torch.OutOfMemoryError("CUDA out of memory"), False),
+])
+def test_a_step_that_cannot_be_recorded_goes_on_without(monkeypatch, error, kept):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(Recording, "__init__", fail)
+    states = []
+    for graphs in (False, True):
+        config, recipe, objective = made("softmax")
+        optimizer = torch.optim.SGD(objective.parameters(), 0.1, 0.9, nesterov=True, fused=True)
+        step = Stepper(objective, optimizer, None, recipe, Speed(False, graphs, False), CPU)
+        if graphs and not kept:
+            with pytest.raises(torch.OutOfMemoryError):
+                for _ in range(5):
+                    step(batch_of(config, 4), 0.1, 4)
+            return
+        for _ in range(5):
+            step(batch_of(config, 4), 0.1, 4)
+        states.append(objective.state_dict())
+    assert step.unrecorded == "operation not permitted when stream is capturing"
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
 @pytest.mark.parametrize("loss", ["dismax", "de-2-none", "de-2-gradcam", "de-2-adp"])
 def test_the_compiled_loss_is_the_loss(loss):
     """Value to 1e-5 and every gradient to 1e-4 of its largest number, second derivatives included."""
@@ -233,7 +259,33 @@ def test_what_is_used_by_default():
     assert speed_of(CPU, method, recipe) == PLAIN
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@on_a_gpu
+@pytest.mark.parametrize("loss", ["softmax", "isomax", "isomaxplus", "dismax_fpr", "de", "ncl", "adp", "gradcam"])
+def test_a_step_on_a_gpu_is_recorded_and_never_waited_for(loss):
+    config, recipe, objective = made(loss)
+    device = torch.device("cuda")
+    optimizer = torch.optim.SGD(objective.to(device).parameters(), 0.1, 0.9, nesterov=True, fused=True)
+    step = Stepper(objective, optimizer, None, recipe, Speed(True, True, False), device)
+    batch = tuple(each if each is None else each.to(device) for each in batch_of(config, 8, shared=loss in (
+        "ncl", "adp")))
+    with torch.cuda.stream(torch.cuda.Stream(device)):
+        for _ in range(stepper.EAGER_STEPS):
+            step(batch, 0.1, 8)
+        assert step.recording and not step.unrecorded
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(5):
+                step(batch, 0.1, 8)
+                step.whole(*step.prepared(*batch))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert step.sums.isfinite().all()
+
+
+@on_a_gpu
 @pytest.mark.parametrize("loss", ["dismax_fpr", "gradcam"])
 def test_fast_and_plain_agree_on_a_gpu(tmp_path, data_dir, loss):
     """An epoch: the loss within 2 %. Graphs alone, in float32: within 0.1 %."""

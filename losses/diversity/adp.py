@@ -1,5 +1,5 @@
 """Adaptive diversity promoting (Pang et al. 2019): a sure ensemble whose members disagree about the other classes."""
-import torch
+import math
 
 from .arguments import class_labels, full_precision, member_logits, without_label
 from .similarity import neglogdet
@@ -24,7 +24,7 @@ class ADPDiversityLoss:
         if logits.shape[2] < 2:
             raise ValueError("ADPDiversityLoss needs at least two classes")
         with full_precision(logits):
-            log_mean = logits.log_softmax(2).logsumexp(0) - torch.log(logits.new_tensor(float(len(logits))))  # (B, L)
+            log_mean = logits.log_softmax(2).logsumexp(0) - math.log(len(logits))  # (B, L)
             negative_entropy = (log_mean.exp() * log_mean).sum(1).mean()
             others = without_label(logits, labels)  # (N, B, L−1)
             mass = (others.logsumexp(2) - logits.logsumexp(2)).exp().clamp(min=1e-3)  # (N, B), 1 − p of the label

@@ -1,4 +1,6 @@
 """How alike the members' answers are, sample by sample: (N, B, …) → a scalar, larger = more alike."""
+import math
+
 import torch
 
 
@@ -45,7 +47,7 @@ def expcosine(s):
     s = flat(s).movedim(0, 1)  # (B, N, D)
     if s.shape[1] < 2:
         return nothing(s)
-    return torch.logsumexp(off_diagonal(s @ s.mT).flatten(), 0) - torch.log(s.new_tensor(2.0))
+    return torch.logsumexp(off_diagonal(s @ s.mT).flatten(), 0) - math.log(2)
 
 
 def flat(s, normalize=True):
