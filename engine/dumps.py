@@ -11,7 +11,9 @@ from data.loaders import digest_of, open_set
 from engine import parallel
 from engine.assemble import model_of
 from engine.step import as_ensemble
+from engine.stepper import channels_last
 from files import UserError, written_whole
+from models.folded import folded
 
 WEIGHTS = {"last": ("weights.pt", "logits"), "best": ("weights_best.pt", "logits_best")}  # name → file, folder
 
@@ -74,9 +76,9 @@ class Dumps:
     @property
     def model(self):
         if self._model is None:
-            self._model = model_of(self.config)
-            self._model.load_state_dict(runs.load_state(self.file))
-            self._model.to(self.device, memory_format=torch.channels_last).eval()
+            model = model_of(self.config)
+            model.load_state_dict(runs.load_state(self.file))
+            self._model = folded(model).to(self.device, memory_format=torch.channels_last)
         return self._model
 
 
@@ -92,17 +94,29 @@ def read(path, digest):
 
 @torch.inference_mode()
 def forward(model, data, title):
-    """(logits (N, n, C) float32, labels (n), unreadable images) on the first process, None on the others."""
+    """(logits (N, n, C) float32, labels (n), unreadable images) on the first process, None on the others.
+
+    In plain float32, whatever the training was in. A GPU is waited for only once, at the end.
+    """
     logits, labels = [], []
     hidden = None if parallel.is_main() else True
     with tqdm(total=len(data), unit="img", desc=title, disable=hidden, leave=False) as bar:
         for images, targets in data.eval_batches(shard=parallel.shard()):
-            logits.append(as_ensemble(model(images)).float())  # (N, B, C)
-            labels.append(targets)
+            logits.append(on_host(as_ensemble(model(channels_last(images))).float()))  # (N, B, C)
+            labels.append(on_host(targets))
             bar.update(len(targets) * parallel.shard()[1])
+    if next(model.parameters()).device.type == "cuda":
+        torch.cuda.synchronize()
     parts = parallel.gathered((
-        torch.cat(logits, 1).cpu().numpy(), torch.cat(labels).cpu().numpy(), len(getattr(data, "bad", ()))))
+        torch.cat(logits, 1).numpy(), torch.cat(labels).numpy(), len(getattr(data, "bad", ()))))
     if parts is None:
         return None
     logits, labels, unreadable = zip(*parts)
     return np.concatenate(logits, 1), np.concatenate(labels), sum(unreadable)
+
+
+def on_host(tensor):
+    """The tensor on the CPU; from a GPU by a copy that nobody waits for, whole at the next synchronisation."""
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)

@@ -32,8 +32,13 @@ def _binned_gap(confidence, correct, bins):
 def negative_log_likelihood(logits, labels):
     """Mean −ln softmax(logits)[label] in nats, ≥ 0. Takes *logits* (log-probabilities are logits too): the logarithm of
     a probability that has underflown is lost."""
+    return float(np.mean(log_losses(logits, labels)))
+
+
+def log_losses(logits, labels):
+    """−ln softmax(logits)[label] of each sample (n), in nats."""
     logits, labels = _checked(logits, labels)
-    return float(np.mean(logsumexp(logits, axis=1) - logits[np.arange(len(labels)), labels]))
+    return logsumexp(logits, axis=1) - logits[np.arange(len(labels)), labels]
 
 
 def brier_score(probabilities, labels):

@@ -1,6 +1,6 @@
 """How well one score tells in-distribution from out-of-distribution samples."""
 import numpy as np
-from sklearn.metrics import auc, precision_recall_curve, roc_curve
+from scipy.integrate import trapezoid
 
 
 def detection_metrics(in_scores, out_scores):
@@ -24,24 +24,29 @@ def detection_metrics(in_scores, out_scores):
         ValueError: a side is empty or holds NaN or infinity.
     """
     in_scores, out_scores = _checked(in_scores, "in_scores"), _checked(out_scores, "out_scores")
+    n, m = len(in_scores), len(out_scores)
     scores = np.concatenate([in_scores, out_scores])
-    is_in = np.repeat([1, 0], [len(in_scores), len(out_scores)])
-    # rates of the class named, from the strictest threshold to the loosest
-    out_accepted, in_accepted, _ = roc_curve(is_in, scores, drop_intermediate=False)
-    in_flagged, out_flagged, _ = roc_curve(1 - is_in, -scores, drop_intermediate=False)
+    order = np.argsort(scores)[::-1]  # the one sort: everything below is sums along it
+    ordered = scores[order]
+    last = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), n + m - 1)  # of each group of equal scores
+    in_accepted = np.concatenate([[0], np.cumsum(order < n)[last]])  # from nobody to everybody
+    out_accepted = np.concatenate([[0], last + 1]) - in_accepted
+    # flagged are those not accepted: the same points, read from the other end
+    in_flagged, out_flagged = n - in_accepted[::-1], m - out_accepted[::-1]
     return {
-        "auroc": float(auc(out_accepted, in_accepted)),
-        "aupr_in": _area_under_precision_recall(is_in, scores),
-        "aupr_out": _area_under_precision_recall(1 - is_in, -scores),
-        "fpr95": float(in_flagged[np.argmax(out_flagged >= 0.95)]),
-        "tnr95": float(1 - out_accepted[np.argmax(in_accepted >= 0.95)]),
-        "dtacc": float((in_accepted + 1 - out_accepted).max() / 2),
+        "auroc": float(trapezoid(in_accepted / n, out_accepted / m)),
+        "aupr_in": _area_under_precision_recall(in_accepted, out_accepted),
+        "aupr_out": _area_under_precision_recall(out_flagged, in_flagged),
+        "fpr95": float(in_flagged[np.argmax(out_flagged / m >= 0.95)] / n),
+        "tnr95": float(1 - out_accepted[np.argmax(in_accepted / n >= 0.95)] / m),
+        "dtacc": float((in_accepted / n + 1 - out_accepted / m).max() / 2),
     }
 
 
-def _area_under_precision_recall(positive, scores):
-    precision, recall, _ = precision_recall_curve(positive, scores)
-    return float(auc(recall, precision))
+def _area_under_precision_recall(hits, alarms):
+    """From the counts at every threshold, the first of which is (0, 0); precision starts at 1."""
+    precision = np.concatenate([[1], hits[1:] / (hits + alarms)[1:]])
+    return float(trapezoid(precision, hits / hits[-1]))
 
 
 def _checked(scores, name):

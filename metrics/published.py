@@ -8,7 +8,7 @@ many ties.
 import numpy as np
 from scipy.integrate import trapezoid
 
-from . import calibration
+from .calibration import log_losses
 from .detection import _checked
 
 
@@ -17,7 +17,8 @@ def published_detection_metrics(in_scores, out_scores):
     in_scores, out_scores = _checked(in_scores, "in_scores"), _checked(out_scores, "out_scores")
     n, m = len(in_scores), len(out_scores)
     is_out = np.repeat([0, 1], [n, m])
-    order = np.lexsort((is_out, np.concatenate([in_scores, out_scores])))  # ascending; at a tie the in sample first
+    # ascending; at a tie the in sample first, since a stable sort leaves it so
+    order = np.argsort(np.concatenate([in_scores, out_scores]), kind="stable")
     # raise the threshold over one sample after the other: how many of each class stay accepted, n + m + 1 points
     in_left = n - np.concatenate([[0], np.cumsum(1 - is_out[order])])
     out_left = m - np.concatenate([[0], np.cumsum(is_out[order])])
@@ -26,8 +27,8 @@ def published_detection_metrics(in_scores, out_scores):
     precision_out = (m - out_left[1:]) / (n - in_left + m - out_left)[1:]
     return {
         "auroc": float(trapezoid(tpr[::-1], fpr[::-1])),
-        "aupr_in": float(-trapezoid([0.5, *precision_in, 0], [1, *tpr[:-1], 0])),
-        "aupr_out": float(trapezoid([0, *precision_out, 0.5], [0, *(1 - fpr[1:]), 1])),
+        "aupr_in": float(-trapezoid(np.r_[0.5, precision_in, 0], np.r_[1, tpr[:-1], 0])),
+        "aupr_out": float(trapezoid(np.r_[0, precision_out, 0.5], np.r_[0, 1 - fpr[1:], 1])),
         "tnr95": float(1 - fpr[np.argmin(np.abs(tpr - 0.95))]),
         "dtacc": float((tpr + 1 - fpr).max() / 2),
     }
@@ -46,6 +47,6 @@ def published_calibration_error(probabilities, labels, bins=15):
 
 def published_negative_log_likelihood(logits, labels, batch=64):
     """SDDE's test loss: the mean over batches of their means, so that a short last one weighs as much as others."""
-    starts = range(0, len(labels), batch)
-    return float(np.mean([
-        calibration.negative_log_likelihood(logits[k : k + batch], labels[k : k + batch]) for k in starts]))
+    starts = np.arange(0, len(labels), batch)
+    sums = np.add.reduceat(log_losses(logits, labels), starts)
+    return float(np.mean(sums / np.diff(starts, append=len(labels))))

@@ -3,13 +3,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .network import Network, initialize_convolutions
+from .network import Network, initialize_convolutions, relu
 
 GROWTH = 12
 LAYERS = 16  # bottleneck layers a block: (100 − 4) / 6
 
 
 class Bottleneck(nn.Module):
+    folds = (("conv1", "bn2"),)  # bn1 comes before any convolution
+
     def __init__(self, channels):
         super().__init__()
         self.bn1 = nn.BatchNorm2d(channels)
@@ -18,7 +20,7 @@ class Bottleneck(nn.Module):
         self.conv2 = nn.Conv2d(4 * GROWTH, GROWTH, 3, padding=1, bias=False)
 
     def forward(self, x):
-        new = self.conv2(F.relu(self.bn2(self.conv1(F.relu(self.bn1(x))))))
+        new = self.conv2(relu(self.bn2(self.conv1(relu(self.bn1(x))))))
         return torch.cat([x, new], 1)  # (B, channels + GROWTH, h, w)
 
 
@@ -29,7 +31,7 @@ class Transition(nn.Module):
         self.conv = nn.Conv2d(channels, channels // 2, 1, bias=False)
 
     def forward(self, x):
-        return F.avg_pool2d(self.conv(F.relu(self.bn(x))), 2)  # (B, channels/2, h/2, w/2)
+        return F.avg_pool2d(self.conv(relu(self.bn(x))), 2)  # (B, channels/2, h/2, w/2)
 
 
 class DenseNetBC100(Network):
@@ -53,4 +55,4 @@ class DenseNetBC100(Network):
         first = self.blocks[0](self.stem(images))  # (B, 216, 32, 32)
         second = self.blocks[1](self.transitions[0](first))  # (B, 300, 16, 16)
         third = self.blocks[2](self.transitions[1](second))  # (B, 342, 8, 8)
-        return [first, second, F.relu(self.bn(third))]
+        return [first, second, relu(self.bn(third))]

@@ -1,4 +1,6 @@
 """What every network offers: logits, and on request the features and maps behind them."""
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -30,6 +32,11 @@ class Network(nn.Module):
 
     def embed(self, maps):
         return maps.mean((2, 3))  # (B, F, h, w) → (B, F), global average pooling
+
+
+def relu(x):
+    """max(x, 0); in x's own memory where nobody will ask for a gradient, which a CPU's caches like."""
+    return F.relu(x, inplace=not torch.is_grad_enabled())
 
 
 def initialize_convolutions(network):

@@ -1,11 +1,12 @@
 """ResNet34 and ResNet18 for 32×32 images (no max-pool, stride-1 stem), torchvision's ResNet18 and 50 for ImageNet."""
-import torch.nn.functional as F
 from torch import nn
 
-from .network import Network, initialize_convolutions
+from .network import Network, initialize_convolutions, relu
 
 
 class BasicBlock(nn.Module):
+    folds = ("conv1", "bn1"), ("conv2", "bn2")
+
     def __init__(self, channels, width, stride):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
@@ -17,8 +18,8 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x):
-        residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(residual + self.shortcut(x))
+        residual = self.bn2(self.conv2(relu(self.bn1(self.conv1(x)))))
+        return relu(residual + self.shortcut(x))
 
 
 def stem():
@@ -84,6 +85,8 @@ class TorchvisionResNet(Network):
         super().__init__(num_features, num_classes, head)
         self.body = getattr(models, name)(**options)
         del self.body.fc
+        for block in self.body.modules():  # BasicBlock, Bottleneck, and the stem of ResNet itself
+            block.folds = [(f"conv{k}", f"bn{k}") for k in (1, 2, 3) if hasattr(block, f"bn{k}")]
 
     def stages(self, images):
         body = self.body

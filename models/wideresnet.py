@@ -1,12 +1,13 @@
 """WideResNet-28-10 for 32×32 images, with the two habits of the published code that its numbers depend on: every
 convolution has a bias, and the final batch normalisation has momentum 0.9."""
-import torch.nn.functional as F
 from torch import nn
 
-from .network import Network, initialize_convolutions
+from .network import Network, initialize_convolutions, relu
 
 
 class WideBlock(nn.Module):
+    folds = (("conv1", "bn2"),)  # bn1 comes before any convolution
+
     def __init__(self, channels, width, stride):
         super().__init__()
         self.bn1 = nn.BatchNorm2d(channels)
@@ -18,7 +19,7 @@ class WideBlock(nn.Module):
             self.shortcut = nn.Conv2d(channels, width, 1, stride)
 
     def forward(self, x):
-        residual = self.conv2(F.relu(self.bn2(self.conv1(F.relu(self.bn1(x))))))
+        residual = self.conv2(relu(self.bn2(self.conv1(relu(self.bn1(x))))))
         return residual + self.shortcut(x)
 
 
@@ -42,4 +43,4 @@ class WideResNet2810(Network):
         first = self.groups[0](self.stem(images))  # (B, 160, 32, 32)
         second = self.groups[1](first)  # (B, 320, 16, 16)
         third = self.groups[2](second)  # (B, 640, 8, 8)
-        return [first, second, F.relu(self.bn(third))]
+        return [first, second, relu(self.bn(third))]

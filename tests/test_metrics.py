@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
 from metrics import calibration
 from metrics.detection import detection_metrics
@@ -50,6 +51,23 @@ def test_detection_against_naive_references(seed, ties):
     flagged = naive_curve(-outside, -inside)  # (share of out flagged, share of in flagged)
     assert found["fpr95"] == pytest.approx(next(i for o, i in flagged if o >= 0.95))
     assert found["dtacc"] == pytest.approx(max((i + 1 - o) / 2 for i, o in curve))
+
+
+@pytest.mark.parametrize("digits", [1, 8])
+def test_one_sort_gives_what_curves_give(digits):
+    """10,000 and 7,000 scores, with thousands of ties and without: scikit-learn's curves, two for each direction."""
+    rng = np.random.default_rng(0)
+    inside, outside = rng.normal(1, 1, 10_000).round(digits), rng.normal(0, 1.3, 7_000).round(digits)
+    scores, is_in = np.concatenate([inside, outside]), np.repeat([1, 0], [10_000, 7_000])
+    found = detection_metrics(inside, outside)
+    areas = {}
+    for name, positive, score in (("in", is_in, scores), ("out", 1 - is_in, -scores)):
+        false, true, _ = roc_curve(positive, score, drop_intermediate=False)
+        precision, recall, _ = precision_recall_curve(positive, score)
+        areas[name] = auc(recall, precision), false[np.argmax(true >= 0.95)]
+        assert found["auroc"] == pytest.approx(auc(false, true), abs=1e-12)
+    assert (found["aupr_in"], 1 - found["tnr95"]) == pytest.approx(areas["in"], abs=1e-12)
+    assert (found["aupr_out"], found["fpr95"]) == pytest.approx(areas["out"], abs=1e-12)
 
 
 @pytest.mark.parametrize(

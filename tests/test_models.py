@@ -1,4 +1,6 @@
 """Architectures: exact parameter counts, shapes of features and maps, and that every loss trains every network."""
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,6 +8,8 @@ from torch import nn
 
 import models
 from losses import LOSSES
+from models.folded import folded
+from models.network import relu
 
 # all parameters of the body, and with each head (dismax.md section 2, sdde.md section 2.1)
 COUNTS = [
@@ -201,3 +205,32 @@ def test_bad_input_is_named():
         models.build("resnet35", 10, nn.Linear)
     with pytest.raises(ValueError, match=r"LeNet takes images \(B, 3, 28, 28\), got \(1, 3, 32, 32\)"):
         models.build("lenet", 10, nn.Linear)(torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_folded_networks_answer_the_same(name):
+    """With statistics, gains and shifts as after training: logits within 1e-4 of the largest, those of an ensemble too;
+    and what can be folded is."""
+    torch.manual_seed(0)
+    net = models.build_ensemble(name, 10, LOSSES["dismax"][0], 2) if name == "lenet" else models.build(
+        name, 10, LOSSES["dismax"][0])
+    for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
+        for tensor, low, high in ((norm.weight, 0.5, 1.5), (norm.bias, -0.5, 0.5), (norm.running_mean, -1, 1),
+                                  (norm.running_var, 0.5, 2)):
+            nn.init.uniform_(tensor, low, high)
+    before = copy.deepcopy(net)
+    fast = folded(net)
+    images = torch.randn(4, 3, SIZES.get(name, 32), SIZES.get(name, 32))
+    with torch.inference_mode():
+        plain, quick = net.eval()(images), fast.to(memory_format=torch.channels_last)(images)
+    assert (plain - quick).abs().max() < 1e-4 * plain.abs().max()
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), net.parameters())), "the network is left alone"
+    left = sum(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+    assert left == {"densenetbc100": 48 + 2 + 1, "wideresnet2810": 12 + 1}.get(name, 0)
+
+
+def test_relu_overwrites_only_what_needs_no_gradient():
+    x = torch.tensor([-1.0, 2.0], requires_grad=True)
+    assert relu(x) is not x and x.tolist() == [-1, 2]
+    with torch.no_grad():
+        assert relu(x) is x and x.tolist() == [0, 2]
