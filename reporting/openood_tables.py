@@ -123,7 +123,7 @@ def note(dataset, metrics):
         if absent := [name for name in names if name not in there]:
             lines.append(f"{group} is a mean over {len(names) - len(absent)} of {len(names)} sets: "
                          f"{', '.join(absent)} missing.")
-    noted = metrics[metrics.note != ""].drop_duplicates(["set", "note"])
+    noted = metrics[(metrics.note != "") & (metrics.group != "validation")].drop_duplicates(["set", "note"])
     return " ".join(lines + [f"{row.set}: {row.note}." for row in noted.itertuples()])
 
 
