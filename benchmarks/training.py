@@ -1,0 +1,190 @@
+"""Training with its input: what train.py does in its loop, against the ordinary way, on the same images."""
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from benchmarks import plain
+from benchmarks.machine import flops_of
+from benchmarks.timing import summary, take_turns
+from data.catalog import CATALOG
+from data.loaders import ResidentImages
+from engine import training
+from engine.assemble import members_of, model_of, objective_of
+from engine.epoch import batches_of
+from engine.stepper import Stepper, speed_of
+from recipes import method_of, recipe_of
+
+LR = 1e-3  # labels are random: a published learning rate might diverge
+ORDINARY = "DataLoader, float32, NCHW, .item()"
+
+
+class Case(NamedTuple):
+    title: str
+    dataset: str
+    model: str
+    loss: str
+    small: tuple  # images a batch and batches a round on a CPU, quick
+    large: tuple  # the same when there is time; a GPU takes the recipe's batches
+    targets: dict  # device type → ratio
+    fed: bool = True  # False: the step alone, again and again on one batch
+
+
+CIFAR_ON_CPU = 1.3
+CASES = [
+    Case("ResNet34", "cifar10", "resnet34", "dismax", (16, 1), (64, 2), {"cpu": CIFAR_ON_CPU, "cuda": 10}),
+    Case("DenseNet-BC-100", "cifar10", "densenetbc100", "dismax", (16, 1), (64, 2), {"cpu": CIFAR_ON_CPU, "cuda": 6}),
+    Case("WideResNet-28-10", "cifar10", "wideresnet2810", "dismax", (8, 1), (64, 1), {"cpu": CIFAR_ON_CPU, "cuda": 4}),
+    Case("LeNet, MNIST's size", "mnist", "lenet", "dismax", (128, 20), (128, 469), {"cpu": 3}),
+    Case("5 LeNets, deep ensemble", "mnist", "lenet", "de", (128, 3), (128, 16), {"cpu": 2.5}),
+    Case("the step alone", "mnist", "lenet", "de", (128, 3), (128, 16), {}, fed=False),
+    Case("5 LeNets, SDDE", "mnist", "lenet", "gradcam", (128, 3), (128, 16), {"cpu": 2.5}),
+    Case("the step alone", "mnist", "lenet", "gradcam", (128, 3), (128, 16), {}, fed=False),
+    Case("5 ResNet18s, deep ensemble", "cifar10", "resnet18_32x32", "de", (8, 1), (32, 1), {"cpu": CIFAR_ON_CPU}),
+    Case("5 ResNet18s, SDDE", "cifar10", "resnet18_32x32", "gradcam", (8, 1), (32, 1), {"cpu": CIFAR_ON_CPU}),
+]
+TOGETHER = 5  # seeds at once
+
+
+def run(device, quick):
+    for case in CASES:
+        batch, steps = size_of(case, device, quick)
+        made = Made(case, device, batch, steps)
+        rates = take_turns({"ours": made.ours, ORDINARY: made.ordinary}, 1 if quick else 3, device)
+        yield {"what": f"training, {case.title}, B = {batch}", "unit": "images/s", "against": ORDINARY,
+               "target": case.targets.get(device.type), "flops": made.flops, "bf16": made.speed.bf16,
+               "speed": vars(made.speed), **summary(rates, "ours", ORDINARY)}
+        made.close()
+    for case in CASES[:3]:
+        yield together(case, device, quick)
+
+
+def together(case, device, quick):
+    """Five seeds at once against one ordinary run, which is the rate of five one after another."""
+    what = f"training, {case.title}, {TOGETHER} seeds at once"
+    if device.type != "cuda":
+        return {"what": what, "not_measured": "needs a GPU"}
+    batch, steps = size_of(case, device, quick)
+    runs = [Made(case, device, batch, steps) for _ in range(TOGETHER)]
+
+    def ours():
+        training.take_turns([made.steps() for made in runs], device)
+        return batch * steps * TOGETHER
+
+    rates = take_turns({"ours": ours, ORDINARY: runs[0].ordinary}, 1 if quick else 3, device)
+    for made in runs:
+        made.close()
+    return {"what": f"{what}, B = {batch}", "unit": "images/s", "against": ORDINARY, "target": None,
+            "flops": runs[0].flops, "bf16": runs[0].speed.bf16, "speed": vars(runs[0].speed),
+            **summary(rates, "ours", ORDINARY)}
+
+
+def size_of(case, device, quick):
+    if device.type == "cuda":
+        name, method = method_of(case.loss)
+        return recipe_of(case.dataset, name, method).batch_size, 50 if quick else 300
+    return case.small if quick else case.large
+
+
+class Made:
+    """A case on a device: `ours` and `ordinary`, functions that train on so many batches and say on how many images.
+
+    Both start from the same weights, and are asserted to compute the same loss.
+    `flops` are ours of one image, forward and backward.
+    """
+
+    def __init__(self, case, device, batch, steps):
+        self.case, self.device, self.batch, self.count = case, device, batch, steps
+        name, self.method = method_of(case.loss)
+        self.recipe = recipe_of(case.dataset, name, self.method).changed(batch_size=batch)
+        self.config = {"run": {"dataset": case.dataset, "model": case.model}, "method": vars(self.method)}
+        self.speed = speed_of(device, self.method, self.recipe)
+        catalog, rng = CATALOG[case.dataset], np.random.default_rng(0)
+        channels = 1 if catalog.size == 28 else 3
+        images = rng.integers(0, 256, (batch * steps, catalog.size, catalog.size, channels), dtype=np.uint8)
+        labels = rng.integers(0, catalog.classes, len(images))  # what is in them changes no time
+        self.data = ResidentImages(images, labels, device, catalog.size, (self.recipe.mean, self.recipe.std))
+
+        torch.manual_seed(0)
+        model = model_of(self.config).to(device).train()
+        self.members = torch.nn.ModuleList(plain.plain(member) for member in members_of(model))
+        model.to(memory_format=torch.channels_last)
+        self.objective = objective_of(model, self.config, self.recipe)
+        self.compare()
+        optimizer = torch.optim.SGD(  # as engine/training.py's
+            model.parameters(), LR, self.recipe.momentum, weight_decay=self.recipe.weight_decay, nesterov=True,
+            fused=True)
+        self.stepper = Stepper(self.objective, optimizer, None, self.recipe, self.speed, device)
+        self.plain_optimizer = torch.optim.SGD(
+            self.members.parameters(), LR, self.recipe.momentum, weight_decay=self.recipe.weight_decay, nesterov=True)
+        pictures = plain.Pictures(images, labels, self.recipe, resized=len(self.members) > 1)
+        self.loaders = [plain.loader(pictures, batch, device, side_by_side=len(self.members)) for _ in self.members]
+        self.numbers = iter(range(1, 10**6))  # of epochs
+        self.same = next(self.batches()) if not case.fed else None
+        self.chance = np.random.default_rng(0)
+
+    def compare(self):
+        """The two losses of one batch; what they ask for is counted, and their gradients are thrown away."""
+        batch = next(self.batches(min(4, self.batch), 0))
+        losses = []
+
+        def whole():
+            inputs, targets = self.objective.preprocessed(*batch[:2])
+            losses.append(self.objective(inputs, targets, *batch[2:]))
+            losses[0].backward()
+
+        self.flops = flops_of(whole) / batch[1].numel()
+        losses.append(self.plain_loss(*batch)[0])
+        self.objective.zero_grad()
+        ours, theirs = (loss.item() for loss in losses)
+        tolerance = 1e-4 if self.device.type == "cpu" else 1e-2  # GPUs convolve in TF32
+        assert abs(ours - theirs) < tolerance * max(1, abs(theirs)), f"two different losses: {ours} and {theirs}"
+
+    def batches(self, size=None, epoch=1):
+        recipe = self.recipe if size is None else self.recipe.changed(batch_size=size)
+        return batches_of(self.data, None, self.config["method"], recipe, 1, epoch, 0)
+
+    # ---- ours ----
+
+    def steps(self):
+        """Yields after every step, as engine.training's generators do."""
+        for batch in self.batches(epoch=next(self.numbers)) if self.case.fed else [self.same] * self.count:
+            self.stepper(batch, LR, self.batch)
+            yield
+
+    def ours(self):
+        training.take_turns([self.steps()], self.device)
+        return self.count * self.batch * len(self.members)
+
+    # ---- the ordinary way ----
+
+    def plain_loss(self, inputs, targets, shown=None, shown_labels=None):
+        if targets.dim() == 1:  # a single network's batch
+            inputs, targets = inputs[None], targets[None]
+        inputs = inputs.contiguous()
+        if shown is None:
+            return plain.loss_of(self.members, inputs, targets)
+        return plain.sdde_loss_of(
+            self.members, inputs, targets, shown.contiguous(), shown_labels, self.recipe.diversity_weight)
+
+    def ordinary(self):
+        total = correct = 0
+        for inputs, targets in self.pictures() if self.case.fed else [self.same[:2]] * self.count:
+            shown = ()
+            if self.method.diversity != "none":
+                one = self.chance.integers(len(self.members))
+                shown = inputs[one], targets[one]
+            loss, logits = self.plain_loss(inputs, targets, *shown)
+            self.plain_optimizer.zero_grad()
+            loss.backward()
+            self.plain_optimizer.step()
+            total += loss.item() * len(targets)
+            correct += sum((z.argmax(1) == y).sum().item() for z, y in zip(logits, targets.view(len(logits), -1)))
+        return self.count * self.batch * len(self.members)
+
+    def pictures(self):
+        for batches in zip(*self.loaders):
+            yield tuple(torch.stack(parts).to(self.device) for parts in zip(*batches))
+
+    def close(self):
+        del self.loaders  # ends their workers
