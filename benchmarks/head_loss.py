@@ -1,9 +1,8 @@
 """Head and loss, forward and backward: one matrix product and log-softmax, against cdist, softmax and separate log."""
-import math
-
 import torch
 import torch.nn.functional as F
 
+from benchmarks.plain import PlainDisMax, dismax_loss
 from benchmarks.timing import summary, take_turns
 from losses import DisMaxLossFirstPart, DisMaxLossSecondPart
 
@@ -23,26 +22,15 @@ def ways(batch, num_features, classes, device):
     torch.manual_seed(0)
     features = torch.randn(batch, num_features, device=device, requires_grad=True)
     targets = torch.randint(0, classes, (batch,), device=device)
-    rows = torch.arange(batch, device=device)
     head = DisMaxLossFirstPart(num_features, classes).to(device)
-    criterion = DisMaxLossSecondPart(head)
+    criterion, published = DisMaxLossSecondPart(head), PlainDisMax(head)
     linear = torch.nn.Linear(num_features, classes, device=device)
-
-    def ours():
-        return criterion(head(features), targets)
-
-    def ordinary():
-        """As published, but for its printing and its C×C identity matrix."""
-        unit = F.normalize(features), F.normalize(head.prototypes)
-        distances = torch.cdist(*unit, compute_mode="donot_use_mm_for_euclid_dist") / math.sqrt(2)
-        distances = head.distance_scale.abs() * distances
-        logits = -(distances + distances.mean(1, keepdim=True))
-        return -torch.log(torch.softmax(10 * logits, 1)[rows, targets]).mean()
-
-    def floor():
-        return F.cross_entropy(linear(features), targets)
-
-    difference = abs(ours().item() - ordinary().item())
+    ways = {
+        "ours": lambda: criterion(head(features), targets),
+        ORDINARY: lambda: dismax_loss(published(features), targets),
+        "linear, cross-entropy": lambda: F.cross_entropy(linear(features), targets),  # the floor
+    }
+    difference = abs(ways["ours"]().item() - ways[ORDINARY]().item())
     assert difference < 1e-4, f"the two compute different losses, by {difference}"
     steps = 20 if classes < 1000 else 5
 
@@ -50,10 +38,10 @@ def ways(batch, num_features, classes, device):
         def way():
             for _ in range(steps):
                 features.grad = None
-                head.zero_grad()
-                linear.zero_grad()
+                for module in (head, published, linear):
+                    module.zero_grad()
                 loss().backward()
             return steps
         return way
 
-    return {"ours": repeated(ours), ORDINARY: repeated(ordinary), "linear, cross-entropy": repeated(floor)}
+    return {name: repeated(loss) for name, loss in ways.items()}

@@ -28,26 +28,31 @@ class Case(NamedTuple):
     large: tuple  # the same when there is time; a GPU takes the recipe's batches
     targets: dict  # device type → ratio
     fed: bool = True  # False: the step alone, again and again on one batch
+    bf16: bool | None = None  # None: as train.py does by itself
 
 
 CIFAR_ON_CPU = 1.3
 CASES = [
     Case("ResNet34", "cifar10", "resnet34", "dismax", (16, 1), (64, 2), {"cpu": CIFAR_ON_CPU, "cuda": 10}),
     Case("DenseNet-BC-100", "cifar10", "densenetbc100", "dismax", (16, 1), (64, 2), {"cpu": CIFAR_ON_CPU, "cuda": 6}),
-    Case("WideResNet-28-10", "cifar10", "wideresnet2810", "dismax", (8, 1), (64, 1), {"cpu": CIFAR_ON_CPU, "cuda": 4}),
-    Case("LeNet, MNIST's size", "mnist", "lenet", "dismax", (128, 20), (128, 469), {"cpu": 3}),
+    Case("WideResNet-28-10", "cifar10", "wideresnet2810", "dismax", (4, 1), (64, 1), {"cpu": CIFAR_ON_CPU, "cuda": 4}),
+    Case("LeNet, MNIST's size", "mnist", "lenet", "dismax", (128, 20), (128, 100), {"cpu": 3}),
+    Case("ResNet34, --bf16", "cifar10", "resnet34", "dismax", (16, 1), (64, 2), {}, bf16=True),
     Case("5 LeNets, deep ensemble", "mnist", "lenet", "de", (128, 3), (128, 16), {"cpu": 2.5}),
-    Case("the step alone", "mnist", "lenet", "de", (128, 3), (128, 16), {}, fed=False),
+    Case("5 LeNets, deep ensemble: step alone", "mnist", "lenet", "de", (128, 3), (128, 16), {"cpu": 1.5}, fed=False),
     Case("5 LeNets, SDDE", "mnist", "lenet", "gradcam", (128, 3), (128, 16), {"cpu": 2.5}),
-    Case("the step alone", "mnist", "lenet", "gradcam", (128, 3), (128, 16), {}, fed=False),
-    Case("5 ResNet18s, deep ensemble", "cifar10", "resnet18_32x32", "de", (8, 1), (32, 1), {"cpu": CIFAR_ON_CPU}),
-    Case("5 ResNet18s, SDDE", "cifar10", "resnet18_32x32", "gradcam", (8, 1), (32, 1), {"cpu": CIFAR_ON_CPU}),
+    Case("5 LeNets, SDDE: step alone", "mnist", "lenet", "gradcam", (128, 3), (128, 16), {"cpu": 2.5}, fed=False),
+    Case("5 ResNet18s, deep ensemble", "cifar10", "resnet18_32x32", "de", (4, 1), (32, 1), {"cpu": CIFAR_ON_CPU}),
+    Case("5 ResNet18s, SDDE", "cifar10", "resnet18_32x32", "gradcam", (4, 1), (32, 1), {"cpu": CIFAR_ON_CPU}),
 ]
 TOGETHER = 5  # seeds at once
 
 
 def run(device, quick):
     for case in CASES:
+        if case.bf16 and not multiplies_bf16(device):
+            yield {"what": f"training, {case.title}", "not_measured": "needs a CPU with AMX (a GPU uses it anyway)"}
+            continue
         batch, steps = size_of(case, device, quick)
         made = Made(case, device, batch, steps)
         rates = take_turns({"ours": made.ours, ORDINARY: made.ordinary}, 1 if quick else 3, device)
@@ -79,6 +84,11 @@ def together(case, device, quick):
             **summary(rates, "ours", ORDINARY)}
 
 
+def multiplies_bf16(device):
+    """Whether this is a CPU with matrix instructions for bfloat16."""
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
 def size_of(case, device, quick):
     if device.type == "cuda":
         name, method = method_of(case.loss)
@@ -98,7 +108,7 @@ class Made:
         name, self.method = method_of(case.loss)
         self.recipe = recipe_of(case.dataset, name, self.method).changed(batch_size=batch)
         self.config = {"run": {"dataset": case.dataset, "model": case.model}, "method": vars(self.method)}
-        self.speed = speed_of(device, self.method, self.recipe)
+        self.speed = speed_of(device, self.method, self.recipe, case.bf16)
         catalog, rng = CATALOG[case.dataset], np.random.default_rng(0)
         channels = 1 if catalog.size == 28 else 3
         images = rng.integers(0, 256, (batch * steps, catalog.size, catalog.size, channels), dtype=np.uint8)

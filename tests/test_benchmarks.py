@@ -1,8 +1,9 @@
 """The benchmarks compare like with like; how fast anything is, is no test's business."""
 import numpy as np
+import pytest
 import torch
 
-from benchmarks import ensemble_step, head_loss, input_pipeline, timing
+from benchmarks import evaluation, head_loss, input_pipeline, run, scoring, timing, training
 from data.catalog import CATALOG
 from data.loaders import ResidentImages
 
@@ -13,7 +14,7 @@ def test_ways_take_turns_and_the_median_ratio_is_quoted():
     turns = []
     ways = {name: lambda name=name: turns.append(name) or 5 for name in ("ours", "theirs")}
     rates = timing.take_turns(ways, 3, CPU)
-    assert turns == ["ours", "theirs"] * 4 and [len(r) for r in rates.values()] == [3, 3]
+    assert turns == ["ours", "ours", "theirs", "theirs"] * 3 and [len(r) for r in rates.values()] == [3, 3]
     found = timing.summary({"ours": [10, 30, 40], "theirs": [10, 10, 10]}, "ours", "theirs")
     assert (found["ratio"], found["ratio_min"], found["ratio_max"], found["rates"]["ours"]) == (3, 1, 4, 30)
 
@@ -23,15 +24,51 @@ def test_both_heads_compute_the_same_loss():
         assert way() == 20
 
 
-def test_ensemble_steps_compute_the_same_loss():
-    for diverse in (False, True):
-        for way in ensemble_step.ways(CPU, diverse, batch=4).values():  # asserts it before it times anything
-            assert way() == 1
+@pytest.mark.parametrize("case", [c for c in training.CASES if c.model == "lenet"], ids=lambda case: case.title)
+def test_training_both_ways_starts_with_the_same_loss_and_trains_on_every_image(case):
+    made = training.Made(case, CPU, 8, 2)  # asserts that the losses are equal
+    before = [{k: v.clone() for k, v in module.state_dict().items()} for module in (made.objective.model, made.members)]
+    assert made.ours() == made.ordinary() == 8 * 2 * len(made.members)
+    for module, state in zip((made.objective.model, made.members), before):
+        assert any(not torch.equal(v, state[k]) for k, v in module.state_dict().items())
+    made.close()
 
 
-def test_an_epoch_trains_every_member_on_every_image():
-    for way in ensemble_step.epochs(CPU, 130).values():
-        assert way() == 5 * 130
+@pytest.mark.parametrize("model", ["resnet34", "densenetbc100"])
+def test_other_networks_have_the_same_loss_both_ways(model):
+    case = next(case for case in training.CASES if case.model == model)
+    made = training.Made(case, CPU, 2, 1)
+    forward = 1.16e9 if model == "resnet34" else 0.29e9  # multiply-adds of an image, as published
+    assert made.flops == pytest.approx(3 * 2 * forward, rel=0.05)
+    made.close()
+
+
+def test_a_wrong_loss_is_not_timed(monkeypatch):
+    monkeypatch.setattr(training.plain, "dismax_loss", lambda logits, labels: logits.sum())
+    case = next(case for case in training.CASES if case.loss == "dismax" and case.model == "lenet")
+    with pytest.raises(AssertionError, match="two different losses"):
+        training.Made(case, CPU, 4, 1)
+
+
+def test_five_seeds_at_once_are_not_guessed():
+    found = training.together(training.CASES[0], CPU, True)
+    assert found["not_measured"] and "rates" not in found and "not measured" in run.row(found)[1]
+
+
+def test_evaluation_finds_the_same_scores_both_ways():
+    found, flops = evaluation.made("mnist", "lenet", "dismax", 60, CPU)  # asserts it
+    assert flops > 0 and [way() for way in found.values()] == [60] * 3
+
+
+@pytest.mark.parametrize("theirs", [scoring.CURVES, scoring.LOOP])
+def test_metrics_are_the_same_both_ways(theirs):
+    assert [way() for way in scoring.ways(50, theirs).values()] == [len(scoring.SCORES)] * 2  # asserts it
+
+
+def test_rates_are_shown_with_their_share_of_the_machine():
+    result = {"what": "a step", "unit": "images/s", "against": "theirs", "rates": {"ours": 1234.5, "theirs": 4.321},
+              "ratio": 2, "ratio_min": 1, "ratio_max": 3, "target": 1.5, "share": 0.456}
+    assert run.row(result) == ["a step", "1,234 images/s", "4.32 (theirs)", "2.0× (1.0–3.0)", "≥ 1.5×", "46%"]
 
 
 def test_both_pipelines_make_the_same_kind_of_batch():
