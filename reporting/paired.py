@@ -28,7 +28,7 @@ Method minus DE on the same seed, in points of AUROC: the mean over the sets tha
 each script's score: what the method's released script reads against what DE's reads. one score: the same for both;
   logit-average is the fair table's.
 the score's part: the gain by each script's score minus the gain with this one score; in brackets its share of the
-  former, where that is a gain that the paper publishes.
+  former, where the two scripts differ and the paper publishes that gain.
 best epoch: weights of the epoch that is best on validation images, as published; last epoch: nothing is selected.
 The paper's line is the difference of its two means; it has no paired values, and the images may differ (see above)."""
 
@@ -43,8 +43,8 @@ def compare(dataset, metrics):
 
     Returns:
         columns `score` and `de_score` (what is read on each side), `sets`, `seeds`, `n`, `mean`, `std`, `low`, `high`
-        (95 % interval), `score_part`, `share` (of the gain by each script's score; NaN where that is none), all in
-        points of AUROC but the share, and `paper`, the paper's difference.
+        (95 % interval), `score_part`, `share` (of the gain by each script's score; NaN where there is none or both
+        scripts read the same score), all in points of AUROC but the share, and `paper`, the paper's difference.
     """
     rows, published = [], papers.sdde()
     published = published[published.dataset == dataset]
@@ -74,7 +74,7 @@ def readings_of(part, dataset, loss, paper):
         part_of_score = (as_published - gain).mean()
         yield {"reading": reading, "score": score, "de_score": de_score, "sets": " ".join(sets),
                "seeds": " ".join(map(str, gain.index)), **summary(gain), "score_part": part_of_score,
-               "share": part_of_score / as_published.mean() if as_published.mean() > 0 else np.nan,
+               "share": part_of_score / as_published.mean() if own != des and as_published.mean() > 0 else np.nan,
                "paper": paper if reading == EACH else np.nan}
 
 
