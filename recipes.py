@@ -39,6 +39,7 @@ class Recipe:
     gamma: Annotated[float, "factor at each milestone"] = 0.1
     final_lr: Annotated[float, "where a cosine from lr, step by step, ends"] = 1e-6
     micro_batch: Annotated[int, "images a forward pass, process and member; gradients are accumulated. 0: all"] = 0
+    zero_bias: Annotated[bool, "start the SoftMax head's bias at 0 (DisMax), not as PyTorch does (SDDE)"] = True
     select_on: Annotated[str, "images that weights_best.pt is best on: test, or openood (validation)"] = "test"
     initial: Annotated[str, "random, pretrained (torchvision's ImageNet weights), or a file of such"] = "random"
     alpha: Annotated[float, "weight of fractional probability regularisation (dismax_fpr)"] = 1.0
@@ -74,8 +75,10 @@ class Recipe:
 
 
 DISMAX = {name: Method(name) for name in ("softmax", "isomax", "isomaxplus", "dismax", "dismax_fpr")}
-DIVERSITIES = ("none", "ncl", "adp", "dice", "gradcam", "input_gradient")
-SHARED_BATCH = ("ncl", "adp", "dice")  # all members train on the same images, and these losses are computed on them
+DIVERSITIES = ("none", "ncl", "adp", "adp_stable", "dice", "dice_stable", "gradcam", "input_gradient")
+SHARED_BATCH = ("ncl", "adp", "adp_stable", "dice", "dice_stable")
+DICE = ("dice", "dice_stable")
+  # all members train on the same images, and these losses are computed on them
 SDDE = {
     "de": Method("softmax", 5), **{name: Method("softmax", 5, name) for name in DIVERSITIES[1:]},
     "oe": Method("softmax", 5, "none", "default"), "gradcam_oe": Method("softmax", 5, "gradcam", "default"),
@@ -104,11 +107,11 @@ MNIST = replace(DIGITS, batch_size=128)
 # ---- SDDE (arXiv 2305.11616): the released scripts and configs ----
 
 SDDE_CIFAR10 = Recipe(
-    epochs=100, batch_size=128, lr=0.1, weight_decay=5e-4, padding=4, flip=True, select_on="openood",
+    epochs=100, batch_size=128, lr=0.1, weight_decay=5e-4, padding=4, flip=True, select_on="openood", zero_bias=False,
     mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616),
 )
 # ours: the mean over five members makes five times smaller gradients
-SDDE_DIGITS = replace(DIGITS, lr=5 * DIGITS.lr, weight_decay=DIGITS.weight_decay / 5)
+SDDE_DIGITS = replace(DIGITS, lr=5 * DIGITS.lr, weight_decay=DIGITS.weight_decay / 5, zero_bias=False)
 SDDE_MNIST = replace(SDDE_CIFAR10, epochs=50, **HALF)
 SDDE_IMAGENET200 = replace(  # 8 processes × 32 images
     SDDE_CIFAR10, epochs=90, batch_size=256, micro_batch=32, padding=0, **IMAGENET_STATISTICS)
@@ -129,8 +132,14 @@ RECIPES = {
         "mnist": SDDE_MNIST, "imagenet1k": SDDE_IMAGENET, "imagenet200": SDDE_IMAGENET200, "digits": SDDE_DIGITS,
     },
 }
+# ours, in no paper: CIFAR on a laptop
+SMALL = {"epochs": 30, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4, "milestones": ()}
+RECIPES_OF_MODEL = {"resnet20": {
+    paper: {name: replace(recipe, **SMALL) for name, recipe in of_paper.items() if name in ("cifar10", "cifar100")}
+    for paper, of_paper in RECIPES.items()}}
 DATASETS = tuple(dict.fromkeys([*RECIPES["dismax"], *RECIPES["sdde"]]))
-WEIGHTS = {"ncl": 0.1, "adp": 0.1, "dice": 0.2, "gradcam": 0.005, "input_gradient": 0.1}  # input_gradient: ours
+WEIGHTS = {"ncl": 0.1, "adp": 0.1, "adp_stable": 0.1, "dice": 0.2, "dice_stable": 0.2,
+           "gradcam": 0.005, "input_gradient": 0.1}  # input_gradient: ours
 
 
 def method_of(label):
@@ -144,7 +153,7 @@ def method_of(label):
     raise ValueError(f"unknown loss {label!r}: choose from {', '.join(METHODS)}, or combine as dismax-5-gradcam")
 
 
-def recipe_of(dataset, name, method=None):
+def recipe_of(dataset, name, method=None, model=""):
     """The recipe of a method of METHODS, or of one that was changed from it, on a data set.
 
     A paper's recipe, with the published settings of the method's diversity loss and of its outliers. ValueError when
@@ -152,15 +161,17 @@ def recipe_of(dataset, name, method=None):
     """
     method = method or METHODS[name]
     paper = "dismax" if name in DISMAX else "sdde"
-    if dataset not in RECIPES[paper]:
-        raise ValueError(f"there is no recipe for {name} on {dataset}: choose from {', '.join(RECIPES[paper])}")
-    recipe = RECIPES[paper][dataset]
+    known = RECIPES_OF_MODEL.get(model, RECIPES)[paper]
+    if dataset not in known:
+        of_model = f" with {model}" * (model in RECIPES_OF_MODEL)
+        raise ValueError(f"there is no recipe for {name} on {dataset}{of_model}: choose from {', '.join(known)}")
+    recipe = known[dataset]
     if dataset == "imagenet1k" and method.diversity == "none" and method.members > 1:
         recipe = replace(recipe, micro_batch=16)
     if method.diversity != "none":
         weight = 0.1 if method.diversity == "gradcam" and dataset in ("mnist", "digits") else WEIGHTS[method.diversity]
         recipe = replace(recipe, diversity_weight=weight)
-    if method.diversity == "dice":
+    if method.diversity in DICE:
         recipe = replace(
             recipe, per_class=16 if dataset in ("cifar10", "mnist", "digits") else 2, ramp_epochs=20, clip=1.0,
             discriminator_lr=1e-3 if dataset == "mnist" else 1e-5)
@@ -208,7 +219,7 @@ def published_score(dataset, loss, group):
 
 def sdde_score(dataset, name):
     """The score that SDDE's released script of a method reads; of a method without a script, the paper's MAL."""
-    if name in ("ncl", "adp", "dice") or (name == "de" and not dataset.startswith("imagenet")):
+    if name in SHARED_BATCH or (name == "de" and not dataset.startswith("imagenet")):
         return "average"
     return "minmax" if name == "gradcam" and not dataset.startswith("imagenet") else "logit-average"
 

@@ -18,6 +18,7 @@ import contextlib
 import signal
 import sys
 
+import numpy as np
 import torch
 
 import models
@@ -89,7 +90,7 @@ def main():
     if method.members < 1:
         raise UserError(f"--members must be at least 1, got {method.members}")
     with refused(ValueError):
-        published = recipe_of(args.dataset, name, method)
+        published = recipe_of(args.dataset, name, method, args.model)
     recipe = published.changed(**{name: getattr(args, name) for name, _, _ in flags()})
     if recipe.epochs < 1 or recipe.batch_size < 1:
         raise UserError(f"epochs and batch size must be at least 1, got {recipe.epochs} and {recipe.batch_size}")
@@ -110,7 +111,7 @@ def main():
         judged_by = judged_by.subset(benchmark(args.dataset, args.data_dir).validation.index["test"])
     if recipe.per_class >= 2 and recipe.batch_size % recipe.per_class == 0:
         with refused(ValueError):  # whether there are classes enough
-            class_balanced(train_set.labels.cpu(), recipe.batch_size, recipe.per_class, torch.Generator())
+            class_balanced(train_set.labels.cpu(), recipe.batch_size, recipe.per_class, np.random.default_rng())
     digests = {split: digest_of(args.dataset, split, args.data_dir) for split in ("train", "test")}
     outliers = None
     if method.outliers != "none":

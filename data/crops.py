@@ -7,7 +7,7 @@ from torchvision.transforms.v2.functional import center_crop, horizontal_flip, p
 
 from files import UserError
 
-from .order import epoch_seed
+from .order import stream_seed
 
 
 class Crops(Dataset):
@@ -34,7 +34,10 @@ class Crops(Dataset):
             at = (index + step) % len(self.files)
             file = self.files[at]
             try:
-                crop, mode = self.crop(file, epoch_seed(*self.chance, at, member) if self.chance else None)
+                seed = None
+                if self.chance:
+                    seed = stream_seed(self.chance[0], "augment", epoch=self.chance[1], member=member, image=1 + at)
+                crop, mode = self.crop(file, seed)
                 return crop, self.labels[at], bad, [file] * (mode == "CMYK")
             except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more
                 bad.append((file, str(error) or type(error).__name__))

@@ -14,7 +14,7 @@ from files import UserError
 from . import augment
 from .crops import Crops, as_lists, as_tensors, finished
 from .image_files import labelled_files
-from .order import class_balanced, generator_of, share, shuffled
+from .order import class_balanced, share, shuffled, stream
 
 
 class FolderImages:
@@ -56,14 +56,15 @@ class FolderImages:
     def steps(self, batch_size, per_class=0):
         return len(self) // batch_size if per_class else -(-len(self) // batch_size)
 
-    def train_batches(self, batch_size, seed, epoch, padding, flip, start=0, members=1, per_class=0, shard=(0, 1)):
+    def train_batches(self, batch_size, seed, epoch, padding, flip, start=0, members=1, per_class=0, shard=(0, 1),
+                      order=("shuffle", 0)):
         """As ResidentImages.train_batches; `padding` only says, when it is None, not to crop at random."""
         keys = []  # of each member: (n, 2) of image and member
         for member in range(members):
-            generator = generator_of(seed, epoch, member if members > 1 else None)
-            order = class_balanced(self.labels, batch_size, per_class, generator) if per_class else shuffled(
+            generator = stream(seed, order[0], epoch=epoch, member=member, step=order[1])
+            index = class_balanced(self.labels, batch_size, per_class, generator) if per_class else shuffled(
                 len(self), generator)
-            keys.append(torch.stack([order, torch.full_like(order, member)], 1).tolist())
+            keys.append(torch.stack([index, torch.full_like(index, member)], 1).tolist())
         batches = []
         for first in range(start * batch_size, len(keys[0]), batch_size):
             part = share(len(keys[0][first : first + batch_size]), shard)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from . import augment
 from .catalog import CATALOG, how_to_get, image_folder
-from .order import class_balanced, generator_of, share, shuffled
+from .order import class_balanced, share, shuffled, stream
 from .pictures import fitted
 from .prepared import available, digest_of, labels_of, names_of, read_split, training_classes
 
@@ -67,7 +67,8 @@ class ResidentImages:
         """Batches an epoch."""
         return len(self) // batch_size if per_class else -(-len(self) // batch_size)
 
-    def train_batches(self, batch_size, seed, epoch, padding, flip, start=0, members=1, per_class=0, shard=(0, 1)):
+    def train_batches(self, batch_size, seed, epoch, padding, flip, start=0, members=1, per_class=0, shard=(0, 1),
+                      order=("shuffle", 0)):
         """Yields (inputs (B, 3, H, W) float32, targets (B)) from batch `start` on; the last batch may be smaller.
 
         Args:
@@ -75,12 +76,13 @@ class ResidentImages:
             members: with N > 1 every member gets batches of its own: (N, B, 3, H, W) and (N, B).
             per_class: with K > 0 class-balanced batches, see order.class_balanced.
             shard: (k, n), process k of n gets its part of every batch, which may be empty.
+            order: the random stream of the order, and which of an epoch's passes this is.
         """
         padding = padding or 0
         if self._padded[0] != padding:
             self._padded = padding, augment.pad(self.images, padding)
-        plan = [self._plan(batch_size, generator_of(seed, epoch, member if members > 1 else None), padding, flip,
-                           per_class) for member in range(members)]
+        plan = [self._plan(batch_size, seed, epoch, member, padding, flip, per_class, order)
+                for member in range(members)]
         plan = [torch.stack(tensors).to(self.labels.device) for tensors in zip(*plan)]  # (N, n) each
         length = plan[0].shape[1]
         for first in range(start * batch_size, length, batch_size):
@@ -95,12 +97,14 @@ class ResidentImages:
                 images, targets = images.unflatten(0, (members, -1)), targets.unflatten(0, (members, -1))  # (N, B, …)
             yield images, targets
 
-    def _plan(self, batch_size, generator, padding, flip, per_class):
+    def _plan(self, batch_size, seed, epoch, member, padding, flip, per_class, order):
         """An epoch of one member: images in order, corners of their crops, mirrored or not; (n) each, on the CPU."""
-        order = (class_balanced(self.labels.cpu(), batch_size, per_class, generator) if per_class
+        generator = stream(seed, order[0], epoch=epoch, member=member, step=order[1])
+        index = (class_balanced(self.labels.cpu(), batch_size, per_class, generator) if per_class
                  else shuffled(len(self), generator))
-        corners = torch.randint(0, 2 * padding + 1, (2, len(order)), generator=generator)
-        return order, *corners, torch.rand(len(order), generator=generator) < (0.5 if flip else 0)
+        generator = stream(seed, "augment", epoch=epoch, member=member)
+        corners = torch.from_numpy(generator.integers(0, 2 * padding + 1, (2, len(index))))
+        return index, *corners, torch.from_numpy(generator.random(len(index))) < (0.5 if flip else 0)
 
     def eval_batches(self, batch_size=None, shard=(0, 1)):
         """Yields every image once, in order, neither cropped nor flipped; process k of n its part of them.

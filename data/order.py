@@ -1,22 +1,40 @@
-"""In which order an epoch shows the images: a function of (seed, epoch, member) alone, whoever asks and wherever."""
+"""Named random streams, and in which order an epoch shows the images: a function of seed, epoch and member alone."""
 import numpy as np
 import torch
 
+# What is drawn at random. Each name is a family of streams, and no two streams of any families share a state.
+STREAMS = (
+    "init",  # the network's first weights
+    "shuffle",  # order of the training images
+    "augment",  # crops and flips
+    "mix",  # DisMax's shuffle and fractional probability regularisation, and whatever else a step draws
+    "auxiliary",  # the member whose batch a diversity loss is computed on
+    "outliers",  # order of the outlier images
+    "resume",  # what a step draws after a stop, where the number of ranks has changed
+)
 
-def epoch_seed(*numbers):
-    """A well-mixed 64-bit number from non-negative integers, such as (seed, epoch)."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+def stream_entropy(seed, name, epoch=0, member=0, rank=0, step=0, image=0):
+    """A np.random.SeedSequence of a stream. ValueError for an unknown name or a negative number."""
+    if name not in STREAMS:
+        raise ValueError(f"unknown random stream {name!r}: choose from {', '.join(STREAMS)}")
+    # always as many numbers: a SeedSequence does not tell (1, 2) from (1, 2, 0)
+    return np.random.SeedSequence((STREAMS.index(name), seed, epoch, member, rank, step, image))
 
 
-def generator_of(seed, epoch, member=None):
-    """A generator on the CPU; `member` None: of a single network or a batch that all members share."""
-    numbers = (seed, epoch) if member is None else (seed, epoch, 1 + member)  # −1: of nobody's batch
-    return torch.Generator().manual_seed(epoch_seed(*numbers))
+def stream(seed, name, **place):
+    """A NumPy generator; `place` as in `stream_entropy`."""
+    return np.random.Generator(np.random.PCG64(stream_entropy(seed, name, **place)))
+
+
+def stream_seed(seed, name, **place):
+    """A 64-bit number for torch.manual_seed; `place` as in `stream_entropy`."""
+    return int(stream_entropy(seed, name, **place).generate_state(1, np.uint64)[0])
 
 
 def shuffled(count, generator):
-    """Every index once: (count)."""
-    return torch.randperm(count, generator=generator)
+    """Every index once: (count) int64."""
+    return torch.from_numpy(generator.permutation(count))
 
 
 def class_balanced(labels, batch_size, per_class, generator):
@@ -27,20 +45,22 @@ def class_balanced(labels, batch_size, per_class, generator):
     Args:
         labels: (n) int64 on the CPU.
         per_class: K; must divide batch_size, and the labels must have B/K classes, else ValueError.
+        generator: of NumPy.
     """
     if batch_size % per_class:
         raise ValueError(f"{per_class} images a class do not fill a batch of {batch_size}")
-    sizes = labels.bincount()
+    sizes = labels.bincount().numpy()
     if batch_size // per_class > (sizes > 0).sum():
         raise ValueError(f"a batch of {batch_size} with {per_class} images a class needs {batch_size // per_class} "
                          f"classes, the set has {(sizes > 0).sum()}")
     steps = len(labels) // batch_size
-    members, first = labels.argsort(stable=True), sizes.cumsum(0) - sizes
-    classes = torch.multinomial(
-        sizes.double().expand(steps, -1), batch_size // per_class, generator=generator)  # (steps, B/K)
-    drawn = torch.rand(*classes.shape, per_class, generator=generator, dtype=torch.float64)  # (steps, B/K, K)
-    rank = (drawn * sizes[classes][..., None]).long()
-    return members[first[classes][..., None] + rank].flatten()
+    members, first = labels.argsort(stable=True).numpy(), sizes.cumsum() - sizes
+    # a race of exponential clocks with rates proportional to the sizes: the first B/K classes to ring are drawn
+    with np.errstate(divide="ignore"):
+        times = generator.exponential(size=(steps, len(sizes))) / sizes  # (steps, L)
+    classes = times.argsort(1)[:, : batch_size // per_class]  # (steps, B/K)
+    rank = (generator.random((*classes.shape, per_class)) * sizes[classes][..., None]).astype(np.int64)
+    return torch.from_numpy(members[first[classes][..., None] + rank].reshape(-1))
 
 
 def share(count, shard):

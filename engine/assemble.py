@@ -6,12 +6,15 @@ from data.catalog import CATALOG
 from engine.step import Objective
 from files import UserError
 from losses import LOSSES, diversity
+from recipes import DICE
 
 
 def model_of(config):
     """The freshly initialised network, or Ensemble, of a run's config."""
     method, dataset = config["method"], config["run"]["dataset"]
     head, classes = LOSSES[method["head"]][0], CATALOG[dataset].classes
+    if method["head"] == "softmax" and not config.get("recipe", {}).get("zero_bias", True):
+        head = partial(head, zero_bias=False)
     if method["members"] == 1:
         return models.build(config["run"]["model"], classes, head)
     return models.build_ensemble(config["run"]["model"], classes, head, method["members"])
@@ -35,7 +38,7 @@ def objective_of(model, config, recipe):
         weights["diversity"] = recipe.diversity_weight
     if method["outliers"] != "none":
         terms["outlier"], weights["outlier"] = diversity.OEDiversityLoss(), recipe.outlier_weight
-    if method["diversity"] == "dice" and (recipe.per_class < 2 or recipe.batch_size % recipe.per_class):
+    if method["diversity"] in DICE and (recipe.per_class < 2 or recipe.batch_size % recipe.per_class):
         raise UserError("DICE needs two or more images a class, and batches that they fill: --per-class "
                         f"{recipe.per_class} and --batch-size {recipe.batch_size} don't")
     criteria = [second(member.classifier) for member in members_of(model)]
@@ -44,9 +47,10 @@ def objective_of(model, config, recipe):
 
 def diversity_loss(name, recipe, model):
     head, device = members_of(model)[0].classifier, next(model.parameters()).device
-    if name == "dice":
-        return diversity.DiceDiversityLoss(diversity.DiceDiscriminator(head.num_classes, head.num_features).to(device))
-    if name == "adp":
-        return diversity.ADPDiversityLoss(recipe.adp_alpha, recipe.adp_beta)
+    if name in DICE:
+        discriminator = diversity.DiceDiscriminator(head.num_classes, head.num_features).to(device)
+        return diversity.DiceDiversityLoss(discriminator, as_published=name == "dice")
+    if name in ("adp", "adp_stable"):
+        return diversity.ADPDiversityLoss(recipe.adp_alpha, recipe.adp_beta, as_published=name == "adp")
     return {"ncl": diversity.NCLDiversityLoss, "gradcam": diversity.GradCAMDiversityLoss,
             "input_gradient": lambda: diversity.InputGradientDiversityLoss("gt")}[name]()

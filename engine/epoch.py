@@ -1,7 +1,7 @@
 """One pass over the training images, step by step, and one over those that are judged by."""
 import torch
 
-from data.order import generator_of
+from data.order import stream
 from engine import parallel
 from engine.step import as_ensemble
 from recipes import SHARED_BATCH
@@ -15,8 +15,8 @@ def batches_of(train_set, outliers, method, recipe, seed, epoch, start):
     """
     members = method["members"] if method["diversity"] not in SHARED_BATCH else 1
     steps = train_set.steps(recipe.batch_size, recipe.per_class)
-    one_of = torch.randint(members, (steps,), generator=generator_of(seed, epoch, -1)).tolist()
-    shown_outliers = outlier_batches(outliers, recipe, seed, (epoch - 1) * steps + start) if outliers else None
+    one_of = stream(seed, "auxiliary", epoch=epoch).integers(members, size=steps).tolist()
+    shown_outliers = outlier_batches(outliers, recipe, seed, epoch, start) if outliers else None
     batches = train_set.train_batches(
         recipe.batch_size, seed, epoch, recipe.padding, recipe.flip, start, members, recipe.per_class, parallel.shard())
     for step, (inputs, targets) in enumerate(batches, start):
@@ -28,13 +28,16 @@ def batches_of(train_set, outliers, method, recipe, seed, epoch, start):
             yield inputs, targets, None, None
 
 
-def outlier_batches(outliers, recipe, seed, start):
-    """Un-augmented batches without end, from the `start`-th on, the set in a new order at each pass, whole batches."""
-    steps = max(len(outliers) // recipe.outlier_batch, 1)
+def outlier_batches(outliers, recipe, seed, epoch, start):
+    """Un-augmented batches of an epoch without end, from the `start`-th on; the set in a new order at each pass.
+
+    As published, every epoch begins a new pass, and the last, smaller batch of a pass is kept.
+    """
+    steps = outliers.steps(recipe.outlier_batch)
     while True:
-        batches = outliers.train_batches(
-            recipe.outlier_batch, seed, start // steps, None, False, start % steps, shard=parallel.shard())
-        for _, (images, _) in zip(range(start % steps, steps), batches):
+        for images, _ in outliers.train_batches(
+                recipe.outlier_batch, seed, epoch, None, False, start % steps, shard=parallel.shard(),
+                order=("outliers", start // steps)):
             yield images
             start += 1
 
@@ -44,8 +47,8 @@ class Adversary:
 
     names = ("discriminator_loss", "discriminator_accuracy")
 
-    def __init__(self, discriminator, lr):
-        self.discriminator = discriminator
+    def __init__(self, discriminator, lr, clip=0.0):
+        self.discriminator, self.clip = discriminator, clip
         self.optimizer = torch.optim.RMSprop(discriminator.parameters(), lr, momentum=0.9, weight_decay=5e-4)
 
     def step(self, features, labels):
@@ -55,6 +58,8 @@ class Adversary:
         loss.backward()
         for p in self.discriminator.parameters():
             parallel.summed(p.grad).div_(parallel.shard()[1])
+        if self.clip:
+            torch.nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.clip)
         self.optimizer.step()
         return torch.stack([loss.detach(), accuracy])
 

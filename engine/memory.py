@@ -7,7 +7,7 @@ from data.catalog import CATALOG
 from data.plan import in_words
 from engine.assemble import model_of, objective_of
 from files import UserError
-from recipes import SHARED_BATCH
+from recipes import DICE, SHARED_BATCH
 
 
 @contextlib.contextmanager
@@ -30,7 +30,7 @@ def estimate(config, recipe, bf16):
     is a little too little. DICE's discriminator is left out.
     """
     method = config["method"]
-    if method["diversity"] == "dice":
+    if method["diversity"] in DICE:
         config = {**config, "method": {**method, "diversity": "none"}}
     with torch.device("meta"):
         model = model_of(config).train()

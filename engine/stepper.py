@@ -6,6 +6,7 @@ import torch
 
 from engine import parallel
 from files import UserError
+from recipes import DICE
 
 EAGER_STEPS = 3  # before the recording: libraries pick their algorithms and reserve memory in their first calls
 
@@ -26,10 +27,10 @@ def speed_of(device, method, recipe, bf16=None, graphs=None, compiled=None):
     accumulates = recipe.micro_batch and recipe.micro_batch < recipe.batch_size
     against_graphs = ("they need a CUDA device" if not on_gpu else "not with several processes" if parallel.several()
                       else "not with --micro-batch" if accumulates
-                      else "DICE looks at its batches on the CPU" if method.diversity == "dice" else "")
+                      else "DICE looks at its batches on the CPU" if method.diversity in DICE else "")
     if graphs and against_graphs:
         raise UserError(f"--graphs: {against_graphs}")
-    if compiled and (parallel.several() or method.diversity == "dice"):
+    if compiled and (parallel.several() or method.diversity in DICE):
         raise UserError("--compile: neither with several processes nor for DICE, which looks at its batches on the CPU")
     return Speed(bf16=on_gpu and torch.cuda.is_bf16_supported() if bf16 is None else bf16,
                  graphs=not against_graphs if graphs is None else graphs, compiled=bool(compiled))

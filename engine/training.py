@@ -8,14 +8,14 @@ import torch
 from tqdm import tqdm
 
 import runs
-from data.order import epoch_seed
+from data.order import stream_seed
 from engine import devices, memory, parallel
 from engine.assemble import members_of, model_of, objective_of
 from engine.epoch import Adversary, accuracy_of, batches_of
 from engine.pretrained import initialise
 from engine.stepper import Stepper
 from files import UserError
-from recipes import SHARED_BATCH
+from recipes import DICE, SHARED_BATCH
 
 # what a run knows of the epoch it is in: the next step, images counted, sums of the report, times, random states
 NEW_EPOCH = {"step": 0, "counted": 0, "sums": 0.0, "train_seconds": 0.0, "seconds": 0.0, "random": None}
@@ -33,15 +33,15 @@ def training(run, config, recipe, sets, device, speed, stop, together=(), line=0
     """
     train_set, judged_by, outliers = sets
     seed, main_process = config["run"]["seed"], parallel.is_main()
-    torch.manual_seed(epoch_seed(seed, 0))
+    torch.manual_seed(stream_seed(seed, "init"))
     model = model_of(config)
     if recipe.initial != "random":
         initialise(model, config["run"]["model"], recipe.initial, config["method"]["diversity"] not in SHARED_BATCH)
     model = parallel.synchronised(model, device)
     model.to(device, memory_format=torch.channels_last)
     objective = objective_of(model, config, recipe)
-    adversary = Adversary(objective.terms["diversity"].discriminator, recipe.discriminator_lr) if (
-        config["method"]["diversity"] == "dice") else None
+    adversary = Adversary(objective.terms["diversity"].discriminator, recipe.discriminator_lr, recipe.clip) if (
+        config["method"]["diversity"] in DICE) else None
     optimizer = torch.optim.SGD(
         model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.momentum > 0,
         fused=True)
@@ -159,7 +159,8 @@ def restore_chance(at, seed, device):
     if at["step"] and len(at["random"]) == n:
         devices.restore_random_state(at["random"][k], device)
     else:
-        torch.manual_seed(epoch_seed(seed, at["epoch"], *([k] if k else []), *([at["step"]] if at["step"] else [])))
+        name = "resume" if at["step"] else "mix"
+        torch.manual_seed(stream_seed(seed, name, epoch=at["epoch"], rank=k, step=at["step"]))
 
 
 def distance_scale(member):

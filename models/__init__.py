@@ -3,12 +3,14 @@ from .densenet import DenseNetBC100
 from .ensemble import Ensemble
 from .lenet import LeNet
 from .resnet import ResNet18, ResNet18Small, ResNet34, ResNet50
+from .resnet20 import ResNet20
 from .wideresnet import WideResNet2810
 
 MODELS = {
     "densenetbc100": DenseNetBC100,  # 32×32
     "resnet34": ResNet34,  # 32×32
     "wideresnet2810": WideResNet2810,  # 32×32
+    "resnet20": ResNet20,  # 32×32
     "resnet18_32x32": ResNet18Small,  # 32×32
     "resnet18": ResNet18,  # ImageNet, 224×224
     "resnet50": ResNet50,  # ImageNet, 224×224

@@ -201,6 +201,34 @@ def test_adp_is_the_published_one_while_no_member_is_too_sure():
     assert torch.allclose(*(torch.autograd.grad(value, z)[0] for value in (ours, published)), rtol=1e-8)
 
 
+def test_adp_as_published_fades_where_members_are_certain():
+    """−log det of q/(‖q‖ + 1e-6): the published formula, naively, in float64."""
+    torch.manual_seed(0)
+    for scale in (1, 30, 60):
+        logits, labels = scale * torch.randn(3, 4, 5, dtype=torch.float64), torch.tensor([0, 3, 1, 4])
+        p = logits.softmax(2)
+        q = torch.stack([p[:, b, [c for c in range(5) if c != y]] for b, y in enumerate(labels.tolist())], 1)
+        unit = (q / (q.norm(dim=2, keepdim=True) + 1e-6)).movedim(0, 1)
+        expected = -torch.logdet(unit @ unit.mT + 1e-5 * torch.eye(3, dtype=torch.float64)).mean()
+        assert torch.allclose(ADPDiversityLoss(0, 1, as_published=True)(labels=labels, logits=logits), expected)
+    assert not torch.allclose(ADPDiversityLoss(0, 1)(labels=labels, logits=logits), expected)
+
+
+def test_dice_as_published_saturates():
+    """tau·tanh(r/tau) of r = −log(exp(−logsigmoid(s)) − 1 + 1e-6), where that does not overflow, in float64."""
+    s = torch.tensor([-40.0, -3, 0, 5, 13, 20, 80], dtype=torch.float64, requires_grad=True)
+    features = [torch.zeros(7, 1, dtype=torch.float64)] * 2
+    loss = DiceDiversityLoss(lambda a, b, y: s, as_published=True)(labels=torch.arange(7), features=features)
+    r = -torch.log(torch.exp(-torch.nn.functional.logsigmoid(s)) - 1 + 1e-6)
+    assert torch.allclose(loss, (10 * torch.tanh(r / 10)).mean(), atol=1e-9)
+    loss.backward()
+    assert torch.isfinite(s.grad).all() and s.grad[-1].abs() < 1e-12, "no gradient where it is saturated"
+    far = torch.tensor([-200.0], requires_grad=True)
+    DiceDiversityLoss(lambda a, b, y: far, as_published=True)(labels=torch.zeros(1), features=[
+        torch.zeros(1, 1)] * 2).backward()
+    assert torch.isfinite(far.grad).all()
+
+
 def test_adp_keeps_its_direction_when_members_are_sure():
     """Published, q fades to zero; a sure member's other classes still point somewhere."""
     z = torch.randn(3, 4, 6, dtype=F64)

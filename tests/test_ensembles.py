@@ -18,7 +18,7 @@ from engine.pretrained import initialise
 from engine.step import frozen_statistics
 from files import UserError
 from losses import LOSSES
-from losses.diversity import NCLDiversityLoss
+from losses.diversity import DiceDiscriminator, NCLDiversityLoss
 from recipes import METHODS, RECIPES, SDDE, label_of, method_of, recipe_of
 
 CPU = torch.device("cpu")
@@ -168,15 +168,44 @@ def test_shared_batches(small):
 
 def test_outliers_are_shown_whole_in_order_without_end(small):
     _, recipe = of("de", outlier_batch=20)
-    stream = outlier_batches(small, recipe, 1, 0)
-    first = [next(stream) for _ in range(7)]
-    assert all(len(x) == 20 for x in first), "whole batches only"
-    seen = torch.cat([who(x) for x in first[:3]])
-    assert len(seen.unique()) == 60, "none twice in a pass"
-    assert not torch.equal(seen, torch.cat([who(x) for x in first[3:6]])), "another order in the next pass"
-    later = outlier_batches(small, recipe, 1, 5)
+    stream = outlier_batches(small, recipe, 1, 1, 0)
+    first = [next(stream) for _ in range(9)]
+    assert [len(x) for x in first] == [20, 20, 20, 4] * 2 + [20], "the last, smaller batch of a pass is kept"
+    seen = torch.cat([who(x) for x in first[:4]])
+    assert sorted(seen.tolist()) == list(range(64)), "each once in a pass"
+    assert not torch.equal(seen, torch.cat([who(x) for x in first[4:8]])), "another order in the next pass"
+    later = outlier_batches(small, recipe, 1, 1, 5)
     assert torch.equal(next(later), first[5]) and torch.equal(next(later), first[6])
+    assert not torch.equal(who(next(outlier_batches(small, recipe, 1, 2, 0))), who(first[0])), "an epoch begins anew"
     assert torch.equal(first[0][0], next(small.subset(seen[:1].long()).eval_batches())[0][0]), "not augmented"
+    tiny = small.subset(torch.arange(7))
+    assert [len(next(outlier_batches(tiny, recipe, 1, 1, k))) for k in range(3)] == [7] * 3, "smaller than a batch"
+
+
+# ---- how members start ----
+
+def test_heads_start_with_the_bias_of_their_paper():
+    """DisMax's code starts the SoftMax head's bias at 0; SDDE's members have nn.Linear, U(−1/√F, 1/√F)."""
+    def biases(loss, **changes):
+        config = config_of(loss, **changes)
+        torch.manual_seed(0)
+        net = model_of({**config, "recipe": recipe_of("digits", *method_of(loss)).as_dict()})
+        return torch.cat([member.classifier.bias.detach() for member in getattr(net, "members", [net])])
+    assert not biases("softmax").any()
+    drawn = torch.cat([biases("de", members=50)])
+    assert drawn.abs().max() <= 84**-0.5 and drawn.std() == pytest.approx(84**-0.5 / 3**0.5, rel=0.1)
+
+
+def test_the_discriminators_gradient_is_clipped_by_itself():
+    torch.manual_seed(0)
+    features, labels = [100 * torch.randn(8, 84) for _ in range(2)], torch.arange(8) // 2
+    norms = []
+    for clip in (0.0, 1.0):
+        torch.manual_seed(0)
+        adversary = Adversary(DiceDiscriminator(7, 84), 1e-3, clip)
+        adversary.step(features, labels)
+        norms.append(torch.stack([p.grad.norm() for p in adversary.discriminator.parameters()]).norm().item())
+    assert norms[0] > 2 and norms[1] == pytest.approx(1, abs=1e-4)
 
 
 # ---- what a step minimises ----
@@ -365,7 +394,7 @@ def test_an_ensemble_of_one_is_the_network(tmp_path, data_dir):
     words = ["train.py", "--dataset", "digits", "--model", "lenet", "--epochs", 1, "--data-dir", data_dir,
              "--device", "cpu"]
     script(*words, "--loss", "softmax", "--results-dir", tmp_path / "a")
-    script(*words, "--loss", "de", "--members", 1, "--lr", 0.02, "--weight-decay", 5e-4, "--results-dir",
+    script(*words, "--loss", "de", "--members", 1, "--lr", 0.02, "--weight-decay", 5e-4, "--zero-bias", "--results-dir",
            tmp_path / "b")
     a = runs.load_state(tmp_path / "a/digits/lenet/softmax/seed1/weights.pt")
     b = runs.load_state(tmp_path / "b/digits/lenet/de-1-none/seed1/weights.pt")

@@ -9,14 +9,17 @@ class ADPDiversityLoss:
     """alpha · mean Σ p̄ log p̄ + beta · neglogdet(q), p̄ the mean of the members' probabilities and q those of the other
     classes (SDDE section 4). The larger alpha, the less sure p̄ is made; the larger beta, the more the q spread.
 
-    Called with labels (B) and logits (N, B, L), L ≥ 2. q never holds less than a thousandth of the probability:
-    published, it fades to zero where a member is surer than that, and loses its direction. With fewer than N + 1
-    classes the q cannot be independent and the determinant is that of its ridge of 1e-5. For one member the second part
-    is constant.
+    Called with labels (B) and logits (N, B, L), L ≥ 2. With fewer than N + 1 classes the q cannot be independent and
+    the determinant is that of its ridge of 1e-5. For one member the second part is constant.
+
+    Args:
+        alpha, beta: weights of the two parts; SDDE's scripts use 2 and 0.5.
+        as_published: q is the probability of the other classes. It vanishes where a member is certain of the label, and
+            with it the direction of q. By default q never holds less than a thousandth of the probability.
     """
 
-    def __init__(self, alpha, beta):
-        self.alpha, self.beta = alpha, beta
+    def __init__(self, alpha, beta, as_published=False):
+        self.alpha, self.beta, self.as_published = alpha, beta, as_published
 
     def __call__(self, images=None, labels=None, logits=None, features=None, feature_maps=None):
         logits = member_logits("ADPDiversityLoss", logits)
@@ -27,5 +30,7 @@ class ADPDiversityLoss:
             log_mean = logits.log_softmax(2).logsumexp(0) - math.log(len(logits))  # (B, L)
             negative_entropy = (log_mean.exp() * log_mean).sum(1).mean()
             others = without_label(logits, labels)  # (N, B, L−1)
-            mass = (others.logsumexp(2) - logits.logsumexp(2)).exp().clamp(min=1e-3)  # (N, B), 1 − p of the label
+            mass = (others.logsumexp(2) - logits.logsumexp(2)).exp()  # (N, B), 1 − p of the label
+            if not self.as_published:
+                mass = mass.clamp(min=1e-3)
             return self.alpha * negative_entropy + self.beta * neglogdet(mass[..., None] * others.softmax(2))

@@ -1,4 +1,6 @@
 """DICE (Ramé & Cord 2021): features of two members should tell nothing of each other beyond the class."""
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -53,16 +55,21 @@ class DiceDiscriminator(nn.Module):
 
 
 class DiceDiversityLoss:
-    """Mean over samples and pairs i < j of tau·tanh(D(fᵢ, fⱼ, y)/tau), a bounded density ratio; in (−tau, tau)
+    """Mean over samples and pairs i < j of tau·tanh(r/tau), r = D(fᵢ, fⱼ, y) the log density ratio; in (−tau, tau)
     (SDDE section 4).
 
-    Called with labels (B) and features, a list of N (B, D). The published form log(exp(…) − 1 + 1e-6) of the ratio
-    saturates and has NaN gradients; it is D's log odds itself. 0 for one member. D is given the samples of all pairs as
+    Called with labels (B) and features, a list of N (B, D). 0 for one member. D is given the samples of all pairs as
     one batch, and its parameters get no gradient: they learn from `discriminator.loss` alone.
+
+    Args:
+        discriminator: D; a DiceDiscriminator, or any function called like one.
+        tau: bound of the ratio.
+        as_published: r = −ln(exp(−D) + 1e-6), which saturates at 13.8, so that confident pairs lose their gradient. It
+            is computed without the overflow that gives the published code NaN gradients below −88.
     """
 
-    def __init__(self, discriminator, tau=10.0):
-        self.discriminator, self.tau = discriminator, tau
+    def __init__(self, discriminator, tau=10.0, as_published=False):
+        self.discriminator, self.tau, self.as_published = discriminator, tau, as_published
 
     def __call__(self, images=None, labels=None, logits=None, features=None, feature_maps=None):
         if features is None or labels is None:
@@ -73,6 +80,8 @@ class DiceDiversityLoss:
         first, second, labels = pairs(features, features, labels)
         with full_precision(first):
             ratios = fixed(self.discriminator)(first, second, labels)
+            if self.as_published:
+                ratios = -torch.logaddexp(-ratios, ratios.new_tensor(math.log(1e-6)))
             return (self.tau * torch.tanh(ratios / self.tau)).mean()
 
 
