@@ -21,14 +21,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from data.catalog import CATALOG
-from files import UserError, write_text
+from data.datasets import CATALOG
 from recipes import DATASETS
 from reporting import course, dismax_tables, openood_tables, paired
 from reporting.check import check
 from reporting.names import METHODS, TITLES
 from reporting.reading import read_runs
 from reporting.tables import publish
+from utils.io import UserError, write_text
 
 
 def main():

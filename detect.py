@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-import runs
-from data.augment import normalise
-from data.catalog import CATALOG
-from data.formats import IMAGE_SUFFIXES
+from data.datasets import CATALOG
 from data.loaders import resized
-from engine import devices
-from engine.assemble import model_of
-from engine.step import as_ensemble
-from files import UserError
+from data.sources.formats import IMAGE_SUFFIXES
+from data.transforms import normalise
+from engine import checkpoint, devices
+from engine.build import model_of
+from engine.training_loss import as_ensemble
 from metrics.scores import SCORES
 from recipes import SCORES as PUBLISHED_SCORES
+from utils import run_dir
+from utils.io import UserError
 
 
 def main():
@@ -39,8 +39,8 @@ def main():
     parser.add_argument("--device")
     args = parser.parse_args()
     try:
-        config, fitted = runs.read_config(args.run), runs.read_json(args.run / "calibration.json")["last"]
-        state = runs.load_state(args.run / "weights.pt")
+        config, fitted = run_dir.read_config(args.run), run_dir.read_json(args.run / "calibration.json")["last"]
+        state = checkpoint.load_state(args.run / "weights.pt")
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing: train the run, then python evaluate.py {args.run}") from error
     dataset = config["run"]["dataset"]

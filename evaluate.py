@@ -20,15 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import runs
 from data import corruptions
-from data.catalog import CORRUPTED, OUTLIERS
+from data.datasets import CORRUPTED, OUTLIERS
 from data.loaders import available
 from data.openood import benchmark
-from engine import devices, parallel
-from engine.dumps import WEIGHTS, Dumps
+from engine import devices, distributed
+from engine.inference import WEIGHTS, Dumps
 from engine.pretrained import adopt
-from files import UserError
 from metrics import calibration
 from metrics.detection import detection_metrics
 from metrics.ensemble import ensemble_scores
@@ -38,6 +36,8 @@ from metrics.published import (
     published_negative_log_likelihood,
 )
 from metrics.scores import SCORES as DISMAX_SCORES
+from utils import run_dir
+from utils.io import UserError
 
 REJECTED = (0.1, 0.5, 1, 2, 5, 10, 20)  # per cent of in-distribution samples that a threshold turns away
 
@@ -58,11 +58,11 @@ def main():
     args = parser.parse_args()
     if not args.runs and args.pretrained is None:
         parser.error("name a RUN, or use --pretrained")
-    parallel.start()
-    device = parallel.local_device(devices.choose(args.device))
+    distributed.start()
+    device = distributed.local_device(devices.choose(args.device))
     if args.pretrained is not None:
-        with parallel.failing_together(UserError):
-            args.runs.append(adopt(args.results_dir, args.pretrained, parallel.is_main()))
+        with distributed.failing_together(UserError):
+            args.runs.append(adopt(args.results_dir, args.pretrained, distributed.is_main()))
     reading = {"on_bad_image": args.on_bad_image, "decode": args.decode, "workers": args.workers}
     if args.if_changed:
         args.runs = [run for run in args.runs if not up_to_date(run, args.data_dir)]
@@ -78,9 +78,9 @@ def up_to_date(run, data_dir):
 
 def evaluate(run, data_dir, device, reading):
     """Bring one run's metrics.csv up to date with the sets that are prepared."""
-    if not runs.finished(run):
+    if not run_dir.finished(run):
         raise UserError(f"{run} is not a finished run: it has no weights.pt. Train it first: python train.py --help")
-    config = runs.read_config(run)
+    config = run_dir.read_config(run)
     dataset = config["run"]["dataset"]
     groups = {name: group for group, names in OUTLIERS.get(dataset, {}).items() for name in names}
     outliers = {name: group for name, group in groups.items() if available(name, "test", data_dir, dataset)}
@@ -93,10 +93,10 @@ def evaluate(run, data_dir, device, reading):
         more, fitted[weights]["temperature_openood_validation"] = openood_rows(dumps, dataset, splits, data_dir)
         rows += [(*row[:3], weights, *row[3:]) for row in found + more]
         rows += [("", name, "", weights, "", "unreadable_images", n) for name, n in dumps.unreadable.items()]
-    if parallel.is_main():
-        runs.write_json(run / "calibration.json", fitted)
+    if distributed.is_main():
+        run_dir.write_json(run / "calibration.json", fitted)
         columns = ("benchmark", "set", "group", "weights", "score", "metric", "value", "note")
-        runs.write_table(run / "metrics.csv", [dict(zip(columns, (*row, ""))) for row in rows])
+        run_dir.write_table(run / "metrics.csv", [dict(zip(columns, (*row, ""))) for row in rows])
         absent = [name for name in groups if name not in outliers]
         absent += sum(splits.missing.values(), [])
         left_out = f"; not prepared: {', '.join(dict.fromkeys(absent))}" if absent else ""
@@ -227,4 +227,4 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        sys.exit(f"evaluate.py{parallel.who()}: {error}")
+        sys.exit(f"evaluate.py{distributed.who()}: {error}")

@@ -8,8 +8,8 @@
                                                                                      side by side, which fills a GPU
   torchrun --nproc_per_node=8 train.py --dataset imagenet1k --model resnet18 --loss dismax
 
-Files go to results/<dataset>/<model>/<loss>/seed<k>/ (see runs.py). Stop it whenever you like, also with kill -9: the
-same command goes on from there, and ends, on a CPU, with the same bits. A finished run is not done again.
+Files go to results/<dataset>/<model>/<loss>/seed<k>/ (see utils/run_dir.py). Stop it whenever you like, also with
+kill -9: the same command goes on from there, and ends, on a CPU, with the same bits. A finished run is not done again.
 With torchrun the processes share every batch, and BN its statistics: the run is the same run, up to rounding, on any
 number of them.
 """
@@ -22,16 +22,16 @@ import numpy as np
 import torch
 
 import models
-import runs
-from data.catalog import CATALOG, EXPOSURE
+from data.datasets import CATALOG, EXPOSURE
 from data.loaders import digest_of, open_set
 from data.openood import benchmark
-from data.order import class_balanced
-from engine import devices, memory, parallel
-from engine.stepper import speed_of
+from data.sampling import class_balanced
+from engine import devices, distributed, memory
+from engine.train_step import speed_of
 from engine.training import take_turns, training
-from files import UserError
 from recipes import DATASETS, DIVERSITIES, METHODS, flags, label_of, method_of, recipe_of
+from utils import run_dir
+from utils.io import UserError
 
 
 def arguments():
@@ -76,7 +76,7 @@ def arguments():
 
 def main():
     args = arguments()
-    parallel.start()
+    distributed.start()
     with refused(ValueError):
         name, method = method_of(args.loss)
     method = method.changed(args.members, args.diversity, args.outliers)
@@ -99,9 +99,9 @@ def main():
         raise UserError(f"{args.model} takes images of {needed}×{needed} pixels, {args.dataset} has {data_set.size}×"
                         f"{data_set.size}: choose another --model")
     seeds = list(dict.fromkeys(args.seeds or [1 if args.seed is None else args.seed]))
-    if len(seeds) > 1 and parallel.several():
+    if len(seeds) > 1 and distributed.several():
         raise UserError("several processes train one seed at a time: --seed, not --seeds")
-    device = parallel.local_device(devices.choose(args.device))
+    device = distributed.local_device(devices.choose(args.device))
     speed = speed_of(device, method, recipe, args.bf16, args.graphs, args.compile)
     reading = {"on_bad_image": args.on_bad_image, "decode": args.decode, "workers": args.workers}
     reading["statistics"] = recipe.mean, recipe.std
@@ -123,24 +123,24 @@ def main():
                  for name, (ours, theirs) in recipe.differences(published).items()}
     with contextlib.ExitStack() as held:
         configs = {}
-        with parallel.failing_together(UserError):
-            for seed in seeds if parallel.is_main() else ():
-                run = runs.folder(args.results_dir, args.dataset, args.model, label, seed)
-                held.enter_context(runs.locked(run))
+        with distributed.failing_together(UserError):
+            for seed in seeds if distributed.is_main() else ():
+                run = run_dir.folder(args.results_dir, args.dataset, args.model, label, seed)
+                held.enter_context(run_dir.locked(run))
                 if args.fresh:
-                    runs.clear(run)
-                configs[run] = runs.claim(run, {
+                    run_dir.clear(run)
+                configs[run] = run_dir.claim(run, {
                     "run": {"dataset": args.dataset, "model": args.model, "loss": label, "seed": seed},
                     "method": vars(method),
                     "recipe": recipe.as_dict(),
                     "overrides": overrides,
                     "data": digests,
                 })
-                if runs.finished(run):
+                if run_dir.finished(run):
                     configs.pop(run)
                     (run / "checkpoint.pt").unlink(missing_ok=True)  # killed at the very last moment
                     print(f"{run} is finished ({recipe.epochs} epochs). Nothing to do; --fresh would start over")
-        configs = parallel.from_main(configs)
+        configs = distributed.from_main(configs)
         if configs:
             train(configs, recipe, (train_set, judged_by, outliers), device, speed)
 
@@ -148,7 +148,7 @@ def main():
 def train(configs, recipe, sets, device, speed):
     """Train the runs of configs, run → config, side by side; ends the program if it is stopped or if one fails."""
     needed = memory.estimate(next(iter(configs.values())), recipe, speed.bf16)
-    if parallel.is_main():
+    if distributed.is_main():
         each = f" for each of {len(configs)} seeds" if len(configs) > 1 else ""
         print(f"A step needs {memory.report(needed)}{each}")
     torch.backends.cudnn.benchmark = True  # batches are all of one size: cuDNN may measure its algorithms once
@@ -159,8 +159,8 @@ def train(configs, recipe, sets, device, speed):
     failed = [result for result in results if isinstance(result, UserError)]
     if stopped_by := max((result for result in results if result not in failed), default=0):
         command = " ".join(word for word in sys.argv if word != "--fresh")
-        if parallel.is_main():
-            print(f"Go on with\n  {parallel.command()} {command}")
+        if distributed.is_main():
+            print(f"Go on with\n  {distributed.command()} {command}")
         sys.exit(128 + stopped_by)
     if failed:
         raise UserError("\n".join(map(str, failed)))
@@ -193,4 +193,4 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        sys.exit(f"train.py{parallel.who()}: {error}")
+        sys.exit(f"train.py{distributed.who()}: {error}")

@@ -5,13 +5,13 @@ import torch
 from benchmarks import plain
 from benchmarks.machine import flops_of
 from benchmarks.timing import summary, take_turns
-from data.catalog import CATALOG
+from data.datasets import CATALOG
 from data.loaders import ResidentImages
-from engine.assemble import members_of, model_of
-from engine.dumps import forward
-from engine.step import as_ensemble
+from engine.build import members_of, model_of
+from engine.inference import forward
+from engine.training_loss import as_ensemble
 from metrics.scores import SCORES
-from models.folded import folded
+from models.fuse_conv_bn import folded
 from recipes import method_of, recipe_of
 
 BATCH = 100

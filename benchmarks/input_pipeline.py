@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from benchmarks.timing import summary, take_turns
-from data.catalog import CATALOG
+from data.datasets import CATALOG
 from data.loaders import ResidentImages
 
 BATCH = 64

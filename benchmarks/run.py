@@ -18,11 +18,11 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make our packages importable
 
-import runs
 from benchmarks import evaluation, head_loss, input_pipeline, scoring, training
 from benchmarks.machine import matrix_rate
 from engine import devices
-from files import write_text
+from utils import run_dir
+from utils.io import write_text
 
 BENCHES = {"input": input_pipeline, "head": head_loss, "training": training, "evaluation": evaluation,
            "scoring": scoring}
@@ -53,8 +53,8 @@ def main():
         return
     name = "quick-" * quick + re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-")
     path = Path(__file__).parent / "results" / f"{name}.json"
-    environment = {key: value for key, value in runs.environment().items() if key != "uncommitted_changes"}
-    runs.write_json(path, {"machine": machine, "quick": quick, **environment, "matrix_rates": peaks,
+    environment = {key: value for key, value in run_dir.environment().items() if key != "uncommitted_changes"}
+    run_dir.write_json(path, {"machine": machine, "quick": quick, **environment, "matrix_rates": peaks,
                            "seconds": round(time.perf_counter() - started), "results": results})
     write_text(path.with_suffix(".md"), f"# {machine}, torch {environment['torch']}; {speeds}\n\n"
                + tabulate(rows, HEADERS, tablefmt="github", disable_numparse=True) + "\n")

@@ -7,12 +7,12 @@ import torch
 from benchmarks import plain
 from benchmarks.machine import flops_of
 from benchmarks.timing import summary, take_turns
-from data.catalog import CATALOG
+from data.datasets import CATALOG
 from data.loaders import ResidentImages
 from engine import training
-from engine.assemble import members_of, model_of, objective_of
-from engine.epoch import batches_of
-from engine.stepper import Stepper, speed_of
+from engine.batches import batches_of
+from engine.build import members_of, model_of, objective_of
+from engine.train_step import Stepper, speed_of
 from recipes import method_of, recipe_of
 
 LR = 1e-3  # labels are random: a published learning rate might diverge

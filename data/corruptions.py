@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make `data` and `files` importable
 
-from data import archives, fetch
-from data.catalog import CATALOG, CORRUPTED, how_to_get
-from data.prepared import read_split
-from files import UserError, write_text, written_whole
+from data.datasets import CATALOG, CORRUPTED, how_to_get
+from data.sources import archives, download
+from data.splits import read_split
+from utils.io import UserError, write_text, written_whole
 
 # the 15 that the benchmark's mean is over, and the 4 that its authors keep for validation; MD5s of CIFAR-10-C's and
 # CIFAR-100-C's arrays as torch-uncertainty 0.13.0 publishes them
@@ -160,8 +160,8 @@ def _in_folders(search, name, md5):
     title = CATALOG[search.name].title
     for path in (folder / sub / name for folder in search.folders for sub in (title, ".")):
         if path.is_file():
-            if (actual := fetch.md5_of(path)) != md5:
-                raise UserError(fetch.mismatch(path, md5, actual))
+            if (actual := download.md5_of(path)) != md5:
+                raise UserError(download.mismatch(path, md5, actual))
             return path
     return None
 
@@ -216,7 +216,7 @@ def make(dataset, corruptions, severities, count, data_dir):
 def _write(path, array):
     with written_whole(path) as file:
         np.save(file, array)
-    return {"bytes": path.stat().st_size, "md5": fetch.md5_of(path)}
+    return {"bytes": path.stat().st_size, "md5": download.md5_of(path)}
 
 
 def _version(package):

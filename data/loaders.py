@@ -5,11 +5,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import augment
-from .catalog import CATALOG, how_to_get, image_folder
-from .order import class_balanced, share, shuffled, stream
-from .pictures import fitted
-from .prepared import available, digest_of, labels_of, names_of, read_split, training_classes
+from data import transforms
+from data.datasets import CATALOG, how_to_get, image_folder
+from data.sampling import class_balanced, share, shuffled, stream
+from data.sources.images import fitted
+from data.splits import available, digest_of, labels_of, names_of, read_split, training_classes
 
 __all__ = ["ResidentImages", "available", "digest_of", "labels_of", "names_of", "open_set", "read_split", "resized"]
 
@@ -27,7 +27,7 @@ def open_set(name, split, data_dir, device, like=None, statistics=None, **readin
     like_name, like = like or name, CATALOG[like or name]
     statistics = statistics or (like.mean, like.std)
     if like.folders:
-        from .folder_images import FolderImages  # here, because importing torchvision takes longer than a demo run
+        from data.image_folder import FolderImages  # here, because importing torchvision takes longer than a demo run
 
         return FolderImages(
             image_folder(name, split, data_dir), device, like.size, statistics, advice=how_to_get(name, data_dir),
@@ -80,7 +80,7 @@ class ResidentImages:
         """
         padding = padding or 0
         if self._padded[0] != padding:
-            self._padded = padding, augment.pad(self.images, padding)
+            self._padded = padding, transforms.pad(self.images, padding)
         plan = [self._plan(batch_size, seed, epoch, member, padding, flip, per_class, order)
                 for member in range(members)]
         plan = [torch.stack(tensors).to(self.labels.device) for tensors in zip(*plan)]  # (N, n) each
@@ -89,10 +89,10 @@ class ResidentImages:
             part = share(min(batch_size, length - first), shard)
             index, top, left, mirrored = (
                 tensor[:, first : first + batch_size][:, part].flatten() for tensor in plan)  # (N·B)
-            images = augment.crop(self._padded[1], index, top, left, self.size)
+            images = transforms.crop(self._padded[1], index, top, left, self.size)
             if flip:
-                images = augment.flip(images, mirrored)
-            images, targets = augment.normalise(images, self.mean, self.std), self.labels[index]
+                images = transforms.flip(images, mirrored)
+            images, targets = transforms.normalise(images, self.mean, self.std), self.labels[index]
             if members > 1:
                 images, targets = images.unflatten(0, (members, -1)), targets.unflatten(0, (members, -1))  # (N, B, …)
             yield images, targets
@@ -115,7 +115,7 @@ class ResidentImages:
         batch_size = batch_size or (500 if self.labels.device.type != "cpu" else 32 if self.size > 28 else 256)
         part = share(len(self), shard)
         for images, labels in zip(self.images[part].split(batch_size), self.labels[part].split(batch_size)):
-            yield augment.normalise(images, self.mean, self.std), labels
+            yield transforms.normalise(images, self.mean, self.std), labels
 
 
 def resized(images, size):

@@ -23,10 +23,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make `data` and `files` importable
 
-from data.catalog import CATALOG, OPENOOD, OUTLIERS, how_to_get
-from data.imglists import LISTS, OVERLAPPING, key_of, list_path, paths_of, places_of, read_list
-from data.prepared import available, labels_of, names_of
-from files import UserError, write_text
+from data.datasets import CATALOG, OPENOOD, OUTLIERS, how_to_get
+from data.openood_lists import LISTS, OVERLAPPING, key_of, list_path, paths_of, places_of, read_list
+from data.splits import available, labels_of, names_of
+from utils.io import UserError, write_text
 
 # outliers to choose settings by; OpenOOD's own for MNIST are of notMNIST, all of which our copies may be tested on
 VALIDATION_OUTLIERS = {"mnist": "emnist_letters", "cifar10": "tinyimagenet", "cifar100": "tinyimagenet"}

@@ -36,13 +36,13 @@ from threading import Lock
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make `data` and `files` importable
 
 from data import corruptions
-from data.catalog import CATALOG, CORRUPTED, OPENOOD, OUTLIERS, how_to_get, image_folder, sets_of
-from data.embedded import MAKERS
-from data.imglists import bring_lists
-from data.plan import print_plan, too_large_to_start_unasked, where_to_get
-from data.sources import Found, Search
-from data.store import is_partial, is_same, ready_splits, store, verify
-from files import UserError, write_text
+from data.datasets import CATALOG, CORRUPTED, OPENOOD, OUTLIERS, how_to_get, image_folder, sets_of
+from data.openood_lists import bring_lists
+from data.sources.find import Found, Search
+from data.sources.plan import print_plan, too_large_to_start_unasked, where_to_get
+from data.sources.sklearn_digits import MAKERS
+from data.sources.store import is_partial, is_same, ready_splits, store, verify
+from utils.io import UserError, write_text
 
 _one_at_a_time = Lock()  # downloads run side by side, conversions do not: memory stays bounded
 

@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from files import UserError
+from utils.io import UserError
 
 
 def choose(name=None):

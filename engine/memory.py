@@ -3,11 +3,11 @@ import contextlib
 
 import torch
 
-from data.catalog import CATALOG
-from data.plan import in_words
-from engine.assemble import model_of, objective_of
-from files import UserError
+from data.datasets import CATALOG
+from data.sources.plan import in_words
+from engine.build import model_of, objective_of
 from recipes import DICE, SHARED_BATCH
+from utils.io import UserError
 
 
 @contextlib.contextmanager

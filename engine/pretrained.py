@@ -2,11 +2,12 @@
 ResNet50 as what SDDE's members start from."""
 import torch
 
-import runs
-from data.catalog import CATALOG
-from engine.assemble import members_of, model_of
-from files import UserError
+from data.datasets import CATALOG
+from engine import checkpoint
+from engine.build import members_of, model_of
 from recipes import METHODS, recipe_of
+from utils import run_dir
+from utils.io import UserError
 
 WEIGHTS = {"resnet18": "ResNet18_Weights.IMAGENET1K_V1", "resnet50": "ResNet50_Weights.IMAGENET1K_V1"}
 NAME = "resnet18"  # DisMax's
@@ -18,8 +19,8 @@ def adopt(results_dir, file="", write=True):
     Its recipe is near the paper's (90 epochs, batch 256, steps of 30) but not the paper's: config.json says so, and no
     table puts it into a paper's row. UserError when the weights cannot be had or are another network's.
     """
-    run = runs.folder(results_dir, "imagenet1k", "resnet18", "softmax-torchvision", 1)
-    if runs.finished(run) or not write:
+    run = run_dir.folder(results_dir, "imagenet1k", "resnet18", "softmax-torchvision", 1)
+    if run_dir.finished(run) or not write:
         return run
     config = {
         "run": {"dataset": "imagenet1k", "model": "resnet18", "loss": "softmax", "seed": 1},
@@ -35,10 +36,10 @@ def adopt(results_dir, file="", write=True):
         raise UserError(f"these are not weights of torchvision's ResNet18 for {CATALOG['imagenet1k'].classes} classes: "
                         f"{str(error).splitlines()[0]}") from error
     unknown = dict.fromkeys(("best_accuracy", "last_accuracy", "wall_clock_seconds"))
-    runs.write_json(run / "config.json", {
+    run_dir.write_json(run / "config.json", {
         **config, "parameters": sum(p.numel() for p in model.parameters()), "best_epoch": epochs, **unknown,
-        "sessions": [{"device": "none, not trained here", **runs.environment()}]})
-    runs.save_state(run / "weights.pt", model.state_dict())
+        "sessions": [{"device": "none, not trained here", **run_dir.environment()}]})
+    checkpoint.save_state(run / "weights.pt", model.state_dict())
     return run
 
 

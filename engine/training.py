@@ -7,15 +7,17 @@ import time
 import torch
 from tqdm import tqdm
 
-import runs
-from data.order import stream_seed
-from engine import devices, memory, parallel
-from engine.assemble import members_of, model_of, objective_of
-from engine.epoch import Adversary, accuracy_of, batches_of
+from data.sampling import stream_seed
+from engine import checkpoint, devices, distributed, memory
+from engine.batches import batches_of
+from engine.build import members_of, model_of, objective_of
+from engine.discriminator import Adversary
+from engine.inference import accuracy_of
 from engine.pretrained import initialise
-from engine.stepper import Stepper
-from files import UserError
+from engine.train_step import Stepper
 from recipes import DICE, SHARED_BATCH
+from utils import run_dir
+from utils.io import UserError
 
 # what a run knows of the epoch it is in: the next step, images counted, sums of the report, times, random states
 NEW_EPOCH = {"step": 0, "counted": 0, "sums": 0.0, "train_seconds": 0.0, "seconds": 0.0, "random": None}
@@ -32,12 +34,12 @@ def training(run, config, recipe, sets, device, speed, stop, together=(), line=0
         line: of the progress bar.
     """
     train_set, judged_by, outliers = sets
-    seed, main_process = config["run"]["seed"], parallel.is_main()
+    seed, main_process = config["run"]["seed"], distributed.is_main()
     torch.manual_seed(stream_seed(seed, "init"))
     model = model_of(config)
     if recipe.initial != "random":
         initialise(model, config["run"]["model"], recipe.initial, config["method"]["diversity"] not in SHARED_BATCH)
-    model = parallel.synchronised(model, device)
+    model = distributed.synchronised(model, device)
     model.to(device, memory_format=torch.channels_last)
     objective = objective_of(model, config, recipe)
     adversary = Adversary(objective.terms["diversity"].discriminator, recipe.discriminator_lr, recipe.clip) if (
@@ -48,7 +50,7 @@ def training(run, config, recipe, sets, device, speed, stop, together=(), line=0
 
     at = {"epoch": 1, **NEW_EPOCH, "log": [], "best": {"epoch": 0, "accuracy": -1.0}}
     if (run / "checkpoint.pt").exists():
-        at = runs.load_state(run / "checkpoint.pt")
+        at = checkpoint.load_state(run / "checkpoint.pt")
         model.load_state_dict(at.pop("model"))
         optimizer.load_state_dict(at.pop("optimizer"))
         if adversary:
@@ -56,18 +58,18 @@ def training(run, config, recipe, sets, device, speed, stop, together=(), line=0
         say(f"{run}: going on from epoch {at['epoch']}" + (f", step {at['step']}" if at["step"] else ""))
     stepper = Stepper(objective, optimizer, adversary, recipe, speed, device)
 
-    def checkpoint():
+    def save():
         if main_process:
-            runs.save_state(run / "checkpoint.pt", {
+            checkpoint.save_state(run / "checkpoint.pt", {
                 "model": model.state_dict(), "optimizer": optimizer.state_dict(),
                 **({"adversary": adversary.state_dict()} if adversary else {}), **at})
 
-    session = {"from_epoch": at["epoch"], "device": devices.describe(device), "processes": parallel.shard()[1],
-               **vars(speed), **({"together_with_seeds": list(together)} if together else {}), **runs.environment()}
+    session = {"from_epoch": at["epoch"], "device": devices.describe(device), "processes": distributed.shard()[1],
+               **vars(speed), **({"together_with_seeds": list(together)} if together else {}), **run_dir.environment()}
     config = {**config, "parameters": sum(p.numel() for p in model.parameters()),
               "sessions": config.get("sessions", []) + [session]}
     if main_process:
-        runs.write_json(run / "config.json", config)
+        run_dir.write_json(run / "config.json", config)
 
     images, steps = len(train_set), train_set.steps(recipe.batch_size, recipe.per_class)
     done = min((at["epoch"] - 1) * images + at["step"] * recipe.batch_size, recipe.epochs * images)
@@ -88,21 +90,21 @@ def training(run, config, recipe, sets, device, speed, stop, together=(), line=0
             at["step"] += 1
             at["counted"] += size
             bar.update(size)
-            if parallel.any_of(stop.signal):
+            if distributed.any_of(stop.signal):
                 break
             yield
         if stepper.unrecorded and epoch == 1:
             say(f"{run}: no CUDA graph of the step could be recorded, it goes on without ({stepper.unrecorded})")
-        sums = parallel.summed(stepper.sums).tolist()  # here the device is waited for, once an epoch
+        sums = distributed.summed(stepper.sums).tolist()  # here the device is waited for, once an epoch
         at["sums"] = [a + b for a, b in zip(at["sums"] or [0.0] * len(sums), sums)]
         at["train_seconds"] += time.perf_counter() - started
         accuracy = accuracy_of(model, judged_by, stop, speed.bf16)
         at["seconds"] += time.perf_counter() - started
 
-        stopped_by = parallel.any_of(stop.signal)
+        stopped_by = distributed.any_of(stop.signal)
         if stopped_by:
-            at["random"] = parallel.everybodys(devices.random_state(device))
-            checkpoint()
+            at["random"] = distributed.everybodys(devices.random_state(device))
+            save()
             bar.close()
             say(f"\nStopped {run} in epoch {epoch} of {recipe.epochs} after step {at['step']}; all of it is saved")
             return stopped_by
@@ -130,12 +132,12 @@ def training(run, config, recipe, sets, device, speed, stop, together=(), line=0
             at["best"] = {"epoch": epoch, "accuracy": accuracy}
         if main_process:
             if is_best:
-                runs.save_state(run / "weights_best.pt", model.state_dict())
-            runs.write_log(run, at["log"])
+                checkpoint.save_state(run / "weights_best.pt", model.state_dict())
+            run_dir.write_log(run, at["log"])
         at = {**at, "epoch": epoch + 1, **NEW_EPOCH}
-        checkpoint()
+        save()
     bar.close()
-    unreadable = parallel.everybodys(sorted(getattr(train_set, "bad", ())))
+    unreadable = distributed.everybodys(sorted(getattr(train_set, "bad", ())))
     if main_process:
         finish(run, {**config, "unreadable_files": sorted(set(sum(unreadable, [])))}, model, at)
     return 0
@@ -143,10 +145,10 @@ def training(run, config, recipe, sets, device, speed, stop, together=(), line=0
 
 def finish(run, config, model, at):
     seconds, best, last = sum(row["seconds"] for row in at["log"]), at["best"], at["log"][-1]["val_acc"]
-    runs.write_json(run / "config.json", {
+    run_dir.write_json(run / "config.json", {
         **config, "best_epoch": best["epoch"], "best_accuracy": best["accuracy"], "last_accuracy": last,
         "wall_clock_seconds": round(seconds, 1)})
-    runs.save_state(run / "weights.pt", model.state_dict())  # after all else: it says that the run is finished
+    checkpoint.save_state(run / "weights.pt", model.state_dict())  # after all else: it says that the run is finished
     (run / "checkpoint.pt").unlink()
     images = {"test": "test", "openood": "validation"}[config["recipe"]["select_on"]]
     say(f"{run}: {len(at['log'])} epochs in {seconds:.0f} s, {images} accuracy {100 * last:.2f} % "
@@ -155,7 +157,7 @@ def finish(run, config, model, at):
 
 def restore_chance(at, seed, device):
     """The random state of an epoch's begin, a function of (seed, epoch, process) alone, or of where it was left."""
-    k, n = parallel.shard()
+    k, n = distributed.shard()
     if at["step"] and len(at["random"]) == n:
         devices.restore_random_state(at["random"][k], device)
     else:
@@ -168,7 +170,7 @@ def distance_scale(member):
 
 
 def say(words):
-    if parallel.is_main():
+    if distributed.is_main():
         tqdm.write(words, file=sys.stdout)
 
 

@@ -4,7 +4,7 @@ from collections import namedtuple
 import numpy as np
 import pandas as pd
 
-from data.catalog import OUTLIERS
+from data.datasets import OUTLIERS
 from recipes import PUBLISHED, PUBLISHED_SEEDS, published_score
 from reporting import papers
 from reporting.names import METHODS, MODELS, TITLES

@@ -7,7 +7,7 @@ import numpy as np
 matplotlib.use("Agg")  # before pyplot: there may be no screen
 from matplotlib import pyplot as plt
 
-from files import written_whole
+from utils.io import written_whole
 
 GREY, BLUE, COLOURS = "0.6", "tab:blue", ("tab:orange", "tab:red", "tab:purple", "tab:brown")
 

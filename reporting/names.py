@@ -1,5 +1,5 @@
 """What methods, networks and sets are called in tables and figures; the tables have them in this order."""
-from data.catalog import CATALOG
+from data.datasets import CATALOG
 
 METHODS = {"softmax": "SoftMax", "isomax": "IsoMax", "isomaxplus": "IsoMax+", "dismax": "DisMax",
            "dismax_fpr": "DisMax†"}

@@ -4,7 +4,7 @@ from collections import namedtuple
 import numpy as np
 import pandas as pd
 
-from data.catalog import OPENOOD, OUTLIERS
+from data.datasets import OPENOOD, OUTLIERS
 from metrics.ensemble import SCORES
 from recipes import PUBLISHED_SEEDS, sdde_score
 from reporting import papers

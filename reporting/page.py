@@ -5,13 +5,13 @@ import html
 import numpy as np
 import torch
 
-from data.catalog import OUTLIERS
-from files import write_text
+from data.datasets import OUTLIERS
 from metrics.calibration import cross_fitted_logits, probabilities_of
 from metrics.detection import detection_metrics
 from metrics.scores import SCORES
 from recipes import SCORES as PUBLISHED_SCORES
 from reporting import figures
+from utils.io import write_text
 
 STYLE = """body { font: 15px/1.45 sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse; margin: 1em 0 }

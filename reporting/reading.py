@@ -1,9 +1,9 @@
 """All evaluated runs as two tables."""
 import pandas as pd
 
-import runs
-from files import UserError
 from reporting.names import ALL
+from utils import run_dir
+from utils.io import UserError
 
 
 def read_runs(results_dir, dataset="*"):
@@ -13,8 +13,8 @@ def read_runs(results_dir, dataset="*"):
     UserError when there is no run.
     """
     rows, frames = [], []
-    for run in runs.find(results_dir, dataset):
-        config = runs.read_config(run)
+    for run in run_dir.find(results_dir, dataset):
+        config = run_dir.read_config(run)
         changed = ", ".join(f"{field} {c['used']} (published {c['published']})"
                             for field, c in config["overrides"].items())
         session = config["sessions"][-1]

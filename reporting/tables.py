@@ -3,7 +3,7 @@ import html
 
 from tabulate import tabulate
 
-from files import write_text
+from utils.io import write_text
 
 LATEX = {"%": r"\%", "±": r"$\pm$", "Δ": r"$\Delta$", "−": "$-$", "†": r"$\dagger$", "–": "--", "τ": r"$\tau$",
          "_": r"\_"}

@@ -5,4 +5,4 @@
 root=$(readlink -f "$(dirname "$(readlink -f "$0")")/..")
 python=${PY:-$root/.venv/bin/python}
 [ -x "$python" ] || python=$(command -v "$python" || command -v python3)
-exec "$python" "$root/search.py" --data-dir "$root/data" --results-dir "$root/results" "$@"
+exec "$python" "$root/run_scripts/search_weight.py" --data-dir "$root/data" --results-dir "$root/results" "$@"

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
-import runs
-from data import fetch
-from data.catalog import CATALOG
-from data.plan import files_of
+from data.datasets import CATALOG
+from data.sources import download
+from data.sources.plan import files_of
+from engine import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -67,7 +67,7 @@ def made_up_run(results_dir, dataset, model, loss, seed, rows, overrides=None):
 def no_internet(monkeypatch):
     """Publishers are not asked by tests; a file's own address may lead to loopback."""
     hosts = {urlsplit(file.url).netloc for name in CATALOG for file in files_of(name)}
-    monkeypatch.setattr(fetch, "_unreachable", dict.fromkeys(hosts, "tests do not use the internet"))
+    monkeypatch.setattr(download, "_unreachable", dict.fromkeys(hosts, "tests do not use the internet"))
 
 
 def tar_of(contents, mode="w:gz"):
@@ -113,5 +113,5 @@ def official(monkeypatch):
 
 def same_states(a, b):
     """Bit for bit, of two files; a NaN is like a NaN."""
-    a, b = runs.load_state(a), runs.load_state(b)
+    a, b = checkpoint.load_state(a), checkpoint.load_state(b)
     return a.keys() == b.keys() and all(torch.equal(a[k].nan_to_num(), b[k].nan_to_num()) for k in a)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import evaluation, head_loss, input_pipeline, run, scoring, timing, training
-from data.catalog import CATALOG
+from data.datasets import CATALOG
 from data.loaders import ResidentImages
 
 CPU = torch.device("cpu")

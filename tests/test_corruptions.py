@@ -12,7 +12,7 @@ from conftest import put, script, tar_of
 from test_openood import give
 
 from data import corruptions, prepare
-from files import UserError
+from utils.io import UserError
 
 rng = np.random.default_rng(0)
 

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from data import augment, loaders
-from data.catalog import CATALOG
-from files import UserError, written_whole
+from data import loaders, transforms
+from data.datasets import CATALOG
+from utils.io import UserError, written_whole
 
 CPU = torch.device("cpu")
 
@@ -54,8 +54,8 @@ def test_crop_and_flip_equal_torchvisions(padding, flip):
     index = torch.randint(0, 10, (50,))
     top, left = torch.randint(0, 2 * padding + 1, (2, 50))
     flipped = torch.rand(50) < 0.5
-    ours = augment.crop(augment.pad(images, padding), index, top, left, 32)
-    ours = augment.flip(ours, flipped) if flip else ours
+    ours = transforms.crop(transforms.pad(images, padding), index, top, left, 32)
+    ours = transforms.flip(ours, flipped) if flip else ours
     for k in range(50):
         expected = functional.crop(functional.pad(images[index[k]], [padding] * 4), int(top[k]), int(left[k]), 32, 32)
         expected = functional.horizontal_flip(expected) if flip and flipped[k] else expected
@@ -65,7 +65,7 @@ def test_crop_and_flip_equal_torchvisions(padding, flip):
 def test_normalisation_equals_torchvisions():
     grey = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8)
     mean, std = (0.491, 0.482, 0.446), (0.247, 0.243, 0.261)
-    ours = augment.normalise(grey, torch.tensor(mean), torch.tensor(std))
+    ours = transforms.normalise(grey, torch.tensor(mean), torch.tensor(std))
     theirs = v2.functional.normalize(grey.expand(5, 3, 28, 28) / 255, mean, std)
     assert ours.shape == (5, 3, 28, 28) and torch.allclose(ours, theirs, atol=1e-5)
 
@@ -74,7 +74,7 @@ def test_grey_images_with_one_mean_and_std_stay_one_channel_in_memory():
     images = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1), dtype=np.uint8)
     for mean, std, stride in (((0.5,) * 3, (0.5,) * 3, 0), ((0.5, 0.4, 0.5), (0.5,) * 3, 28 * 28)):
         (shown, _), = loaders.ResidentImages(images, np.zeros(5, int), CPU, 28, (mean, std)).eval_batches()
-        expected = augment.normalise(torch.from_numpy(images).permute(0, 3, 1, 2), *map(torch.tensor, (mean, std)))
+        expected = transforms.normalise(torch.from_numpy(images).permute(0, 3, 1, 2), *map(torch.tensor, (mean, std)))
         assert shown.shape == (5, 3, 28, 28) and shown.stride(1) == stride and torch.equal(shown, expected)
 
 
@@ -98,7 +98,7 @@ def test_an_epoch_is_every_image_once_and_a_function_of_seed_and_epoch(data_dir)
     assert not torch.equal(first[0][0], epoch(1, 2)[0][0]) and not torch.equal(first[0][0], epoch(2, 1)[0][0])
     assert all(torch.equal(a, b) for x, y in zip(first[5:], epoch(1, 1, start=5)) for a, b in zip(x, y))
     shown = torch.cat([x for x, _ in digits.eval_batches(100)])
-    assert torch.equal(shown, augment.normalise(digits.images, digits.mean, digits.std)), "in order, untouched"
+    assert torch.equal(shown, transforms.normalise(digits.images, digits.mean, digits.std)), "in order, untouched"
 
 
 def test_padding_may_change_between_epochs(data_dir):

@@ -9,17 +9,18 @@ import torch
 from conftest import script
 
 import models
-import runs
-from data.catalog import CATALOG, EXPOSURE, OPENOOD, OUTLIERS
+from data.datasets import CATALOG, EXPOSURE, OPENOOD, OUTLIERS
 from data.loaders import ResidentImages
-from engine.assemble import model_of, objective_of
-from engine.epoch import Adversary, batches_of, outlier_batches
+from engine import checkpoint
+from engine.batches import batches_of, outlier_batches
+from engine.build import model_of, objective_of
+from engine.discriminator import Adversary
 from engine.pretrained import initialise
-from engine.step import frozen_statistics
-from files import UserError
+from engine.training_loss import frozen_statistics
 from losses import LOSSES
 from losses.diversity import DiceDiscriminator, NCLDiversityLoss
 from recipes import METHODS, RECIPES, SDDE, label_of, method_of, recipe_of
+from utils.io import UserError
 
 CPU = torch.device("cpu")
 
@@ -348,8 +349,8 @@ def test_tables_of_ensembles(trained):
 
 
 def test_a_search_ranks_weights_by_what_it_was_told_to(tmp_path, data_dir):
-    words = ["search.py", "gradcam", "digits", "--weights", 0, 0.5, "--epochs", 1, "--data-dir", data_dir,
-             "--results-dir", tmp_path, "--device", "cpu"]
+    words = ["run_scripts/search_weight.py", "gradcam", "digits", "--weights", 0, 0.5, "--epochs", 1,
+             "--data-dir", data_dir, "--results-dir", tmp_path, "--device", "cpu"]
     said = script(*words, "--select", "published").stdout
     table = pd.read_csv(tmp_path / "search/digits_gradcam.csv")
     assert sorted(table.weight) == [0, 0.5] and table.published.is_monotonic_decreasing and "minmax" in said
@@ -374,19 +375,20 @@ def test_killed_and_taken_up_again_it_ends_with_the_same_bits(tmp_path, data_dir
     words = ["train.py", "--dataset", "digits", "--model", "lenet", "--loss", "dice", "--members", 2, "--batch-size",
              64, "--ramp-epochs", 1, "--data-dir", data_dir, "--device", "cpu", "--epochs", 3]
     script(*words, "--results-dir", tmp_path / "undisturbed")
-    stopping = ("import runs, runpy, sys\n"
-                "save, saved = runs.save_state, []\n"
+    stopping = ("import runpy, sys\n"
+                "from engine import checkpoint\n"
+                "save, saved = checkpoint.save_state, []\n"
                 "def save_state(path, state):\n"
                 "    save(path, state)\n"
                 "    saved.append(path.name)\n"
                 "    if saved.count('checkpoint.pt') == 2: sys.exit(9)\n"
-                "runs.save_state, sys.argv = save_state, sys.argv[1:]\n"
+                "checkpoint.save_state, sys.argv = save_state, sys.argv[1:]\n"
                 "runpy.run_path(sys.argv[0], run_name='__main__')\n")
     done = script("-c", stopping, *words, "--results-dir", tmp_path / "cut", check=False)
     run = "digits/lenet/de-2-dice/seed1"
     assert done.returncode == 9 and not (tmp_path / "cut" / run / "weights.pt").exists()
     assert "going on from epoch 3" in script(*words, "--results-dir", tmp_path / "cut").stdout
-    a, b = (runs.load_state(tmp_path / name / run / "weights.pt") for name in ("undisturbed", "cut"))
+    a, b = (checkpoint.load_state(tmp_path / name / run / "weights.pt") for name in ("undisturbed", "cut"))
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
@@ -396,8 +398,8 @@ def test_an_ensemble_of_one_is_the_network(tmp_path, data_dir):
     script(*words, "--loss", "softmax", "--results-dir", tmp_path / "a")
     script(*words, "--loss", "de", "--members", 1, "--lr", 0.02, "--weight-decay", 5e-4, "--zero-bias", "--results-dir",
            tmp_path / "b")
-    a = runs.load_state(tmp_path / "a/digits/lenet/softmax/seed1/weights.pt")
-    b = runs.load_state(tmp_path / "b/digits/lenet/de-1-none/seed1/weights.pt")
+    a = checkpoint.load_state(tmp_path / "a/digits/lenet/softmax/seed1/weights.pt")
+    b = checkpoint.load_state(tmp_path / "b/digits/lenet/de-1-none/seed1/weights.pt")
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from conftest import ROOT, same_states, script
 
-import runs
-from engine import memory, stepper
-from engine.assemble import model_of, objective_of
-from engine.stepper import Recording, Speed, Stepper, compiled, like, speed_of
-from files import UserError
+from engine import checkpoint, cuda_graph, memory
+from engine.build import model_of, objective_of
+from engine.cuda_graph import Recording, like
+from engine.train_step import Speed, Stepper, compiled, speed_of
 from recipes import method_of, recipe_of
+from utils.io import UserError
 
 CPU = torch.device("cpu")
 PLAIN = Speed(bf16=False, graphs=False, compiled=False)
@@ -92,7 +92,7 @@ def test_bfloat16_trains_as_float32_does(tmp_path, data_dir, loss, epochs):
     """Epoch by epoch: the loss within 2 % (0.02 below 1), accuracy within 3 points; the state in float32."""
     runs_ = {}
     for flag in ("--no-bf16", "--bf16"):
-        script(*words(data_dir, tmp_path / flag, "--loss", loss, "--epochs", epochs, flag))
+        script(*words(data_dir, tmp_path / flag, "--loss", loss, "--epochs", epochs, "--lr", 0.02, flag))
         runs_[flag] = tmp_path / flag / "digits/lenet" / loss / "seed1"
     plain, fast = ([[float(value) for value in line.split(",")[2:5]] for line in
                     (run / "log.csv").read_text().splitlines()[1:]] for run in runs_.values())
@@ -100,7 +100,7 @@ def test_bfloat16_trains_as_float32_does(tmp_path, data_dir, loss, epochs):
     for (loss_a, train_a, test_a), (loss_b, train_b, test_b) in zip(plain, fast):
         assert loss_b == pytest.approx(loss_a, rel=0.02, abs=0.02)
         assert train_b == pytest.approx(train_a, abs=0.03) and test_b == pytest.approx(test_a, abs=0.03)
-    state = runs.load_state(runs_["--bf16"] / "weights.pt")
+    state = checkpoint.load_state(runs_["--bf16"] / "weights.pt")
     assert {t.dtype for t in state.values()} <= {torch.float32, torch.int64, torch.bool}
     assert json.loads((runs_["--bf16"] / "config.json").read_text())["sessions"][0]["bf16"] is True
 
@@ -141,7 +141,7 @@ def test_a_recorded_step_is_the_step(monkeypatch, loss):
     def replay(self, batch):
         for mine, given in zip(self.batch, batch):
             if mine is not None:
-                stepper.memory(mine).copy_(stepper.memory(given))
+                cuda_graph.memory(mine).copy_(cuda_graph.memory(given))
         replays.append(1)
         self.function(*self.batch)
 
@@ -272,7 +272,7 @@ def test_a_step_on_a_gpu_is_recorded_and_never_waited_for(loss):
     batch = tuple(each if each is None else each.to(device) for each in batch_of(config, 8, shared=loss in (
         "ncl", "adp")))
     with torch.cuda.stream(torch.cuda.Stream(device)):
-        for _ in range(stepper.EAGER_STEPS):
+        for _ in range(train_step.EAGER_STEPS):
             step(batch, 0.1, 8)
         assert step.recording and not step.unrecorded
         torch.cuda.set_sync_debug_mode("error")

@@ -15,13 +15,14 @@ import pytest
 from conftest import ROOT, put
 from test_prepare import cifar_batches
 
-from data import fetch, loaders, prepare
-from data.catalog import CATALOG
-from files import UserError
+from data import loaders, prepare
+from data.datasets import CATALOG
+from data.sources import download
+from utils.io import UserError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 MD5 = md5(CONTENT).hexdigest()
-PATIENCE = fetch.Patience(timeout=5, tries=3, pause=0.01)  # a busy machine is not a stalled server
+PATIENCE = download.Patience(timeout=5, tries=3, pause=0.01)  # a busy machine is not a stalled server
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -88,7 +89,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(fetch, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(download, "PATIENCE", PATIENCE)
     server = Server()
     server.files["/file"] = CONTENT
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -99,7 +100,7 @@ def server(monkeypatch):
 
 
 def get(server, folder, path="/file"):
-    fetch.fetch(server.url + path, folder / "file", MD5, len(CONTENT))
+    download.fetch(server.url + path, folder / "file", MD5, len(CONTENT))
     return (folder / "file").read_bytes()
 
 
@@ -116,7 +117,7 @@ def test_a_cut_download_goes_on_where_it_was(server, tmp_path):
 
 
 def test_silence_and_trickles_are_cut_short(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "PATIENCE", replace(PATIENCE, timeout=0.3))
+    monkeypatch.setattr(download, "PATIENCE", replace(PATIENCE, timeout=0.3))
     server.faults["/file"] = ["stall", "trickle"]
     start = time.monotonic()
     assert get(server, tmp_path) == CONTENT
@@ -171,7 +172,7 @@ def test_a_web_page_instead_of_the_file_is_called_that(server, tmp_path, kind):
 def test_what_may_pass_is_tried_again_and_what_will_not_is_not(server, tmp_path):
     server.faults["/file"] = [503, 429]
     assert get(server, tmp_path) == CONTENT and len(server.asked) == 3
-    for path, kind in (("/absent", fetch.Absent), ("/forbidden", UserError)):
+    for path, kind in (("/absent", download.Absent), ("/forbidden", UserError)):
         server.files["/forbidden"], server.faults["/forbidden"], server.asked = b"", [403], []
         with pytest.raises(kind, match="could not be fetched: 40"):
             get(server, tmp_path / "other", path)
@@ -206,7 +207,7 @@ def test_nobody_there_is_found_out_at_once(tmp_path):
     for url, reason in (("http://127.0.0.1:9/file", "refused"), ("http://no-host.invalid/file", "cannot be reached"),
                         ("http://no-host.invalid/other", "no-host.invalid cannot be reached")):
         with pytest.raises(UserError, match=reason):
-            fetch.fetch(url, tmp_path / "file", MD5)
+            download.fetch(url, tmp_path / "file", MD5)
     assert time.monotonic() - start < 5 and not left(tmp_path)
 
 
@@ -287,5 +288,5 @@ def test_ctrl_c_stops_at_once_and_the_next_call_goes_on(server, tmp_path):
     _, said = running.communicate(timeout=5)
     assert running.returncode == 130 and "Stopped. What has come is kept" in said and "Traceback" not in said
     assert part.stat().st_size == 150_000
-    fetch.fetch(f"{server.url}/train_32x32.mat", part.with_suffix(""), MD5)
+    download.fetch(f"{server.url}/train_32x32.mat", part.with_suffix(""), MD5)
     assert server.asked[-1] == ("/train_32x32.mat", "bytes=150000-")

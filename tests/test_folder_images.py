@@ -13,10 +13,10 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms import v2
 
 from data import loaders
-from data.catalog import IMAGENET200, sets_of
-from data.folder_images import FolderImages
-from data.image_files import labelled_files
-from files import UserError
+from data.datasets import IMAGENET200, sets_of
+from data.image_folder import FolderImages
+from data.imagenet_files import labelled_files
+from utils.io import UserError
 
 CPU = torch.device("cpu")
 STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

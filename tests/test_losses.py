@@ -17,9 +17,8 @@ from losses import (
     SoftMaxLossSecondPart,
 )
 from losses.base import SCORE_TYPES
-from losses.dismax import PERCENTILES
+from losses.dismax import PERCENTILES, fractional_targets, mix_quadrants
 from losses.distances import _cosine_distance_logits_by_autograd, cosine_distance_logits, euclidean_distances
-from losses.fpr import fractional_targets, mix_quadrants
 
 FEATURES = torch.tensor([[3.0, 4], [1, 0], [-1, 1], [0, -2]])
 ROWS = torch.tensor([[1.0, 0], [0, 2], [-3, -4]])

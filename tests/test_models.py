@@ -8,7 +8,7 @@ from torch import nn
 
 import models
 from losses import LOSSES
-from models.folded import folded
+from models.fuse_conv_bn import folded
 from models.network import relu
 
 # all parameters of the body, and with each head (dismax.md section 2, sdde.md section 2.1)

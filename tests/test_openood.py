@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import script
 
-from data import imglists, openood
-from data.catalog import CATALOG, OPENOOD
-from data.store import write_arrays
-from files import UserError, write_text
+from data import openood, openood_lists
+from data.datasets import CATALOG, OPENOOD
+from data.sources.store import write_arrays
+from utils.io import UserError, write_text
 
 rng = np.random.default_rng(0)
 
@@ -66,18 +66,18 @@ def test_a_choice_depends_on_labels_and_salt_alone():
 
 def test_classes_of_the_in_distribution_set_are_never_outliers(cifar):
     data_dir, _ = cifar
-    overlapping = imglists.OVERLAPPING["cifar10", "tinyimagenet"].split()
+    overlapping = openood_lists.OVERLAPPING["cifar10", "tinyimagenet"].split()
     names = [f"{overlapping[0]}/val_0.JPEG", "n99999999/val_1.JPEG", f"{overlapping[-1]}/val_2.JPEG"]
     give(data_dir, "tinyimagenet", labels=np.array([0, 1, 2]), names=names, verified=False)
     part, = openood.benchmark("cifar10", data_dir).groups["near"]
     assert part.index["test"].tolist() == [1]
     assert part.note == "1 images in place of OpenOOD's 7,793, from files that no checksum covers"
-    assert len(overlapping) == 24 and len(imglists.OVERLAPPING["cifar100", "tinyimagenet"].split()) == 47
+    assert len(overlapping) == 24 and len(openood_lists.OVERLAPPING["cifar100", "tinyimagenet"].split()) == 47
 
 
 def test_lists_choose_these_very_images(cifar):
     data_dir, labels = cifar
-    places = imglists.places_of("cifar10", "test", data_dir, "cifar10")
+    places = openood_lists.places_of("cifar10", "test", data_dir, "cifar10")
     assert labels[places["cat", "0007"]] == 3 and np.sum(labels[: places["cat", "0007"]] == 3) == 6
     write_list(data_dir, "cifar10/val_cifar10.txt", [
         "cifar10/test/airplane/0020.png 0", "cifar10/test/truck/0001.png 9"])

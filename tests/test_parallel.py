@@ -14,9 +14,9 @@ from conftest import ROOT, script
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-import runs
 from data.loaders import ResidentImages
-from data.order import class_balanced, share
+from data.sampling import class_balanced, share
+from engine import checkpoint
 
 # train.py or evaluate.py in float64, in which two orders of summing agree to ten digits, and a mistake does not
 IN_FLOAT64 = """import runpy, sys, torch
@@ -76,7 +76,7 @@ def test_two_processes_train_as_one_does(tmp_path, imagenet, float64):
     for a, b in zip(log_of(one), log_of(two), strict=True):
         for key in ("train_loss", "train_acc", "val_acc", "distance_scale"):
             assert float(a[key]) == pytest.approx(float(b[key]), rel=1e-9), key
-    a, b = runs.load_state(one / "weights.pt"), runs.load_state(two / "weights.pt")
+    a, b = checkpoint.load_state(one / "weights.pt"), checkpoint.load_state(two / "weights.pt")
     assert a.keys() == b.keys()
     for key in a:
         assert torch.allclose(a[key].nan_to_num(), b[key].nan_to_num(), rtol=1e-6, atol=1e-9), key
@@ -101,7 +101,7 @@ def test_accumulated_micro_batches_are_the_whole_batch(tmp_path, data_dir, float
     script(*words, "--micro-batch", 13, "--results-dir", tmp_path / "parts")
     processes(2, *words, "--micro-batch", 13, "--results-dir", tmp_path / "both")
     runs_of = [tmp_path / name / f"digits/lenet/{loss}/seed1" for name in ("whole", "parts", "both")]
-    whole, *others = (runs.load_state(run / "weights.pt") for run in runs_of)
+    whole, *others = (checkpoint.load_state(run / "weights.pt") for run in runs_of)
     for name in ("train_loss", *(["diversity"] if "gradcam" in loss else [])):
         rows = [log_of(run)[-1] for run in runs_of]
         assert [float(row[name]) for row in rows] == pytest.approx([float(rows[0][name])] * 3, rel=1e-9)

@@ -12,9 +12,10 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from data import archives, loaders, pictures, prepare, prepared
-from data.catalog import CATALOG, image_folder
-from files import UserError
+from data import loaders, prepare, splits
+from data.datasets import CATALOG, image_folder
+from data.sources import archives, images
+from utils.io import UserError
 
 CPU = torch.device("cpu")
 rng = np.random.default_rng(0)
@@ -51,13 +52,13 @@ def test_every_source_gives_torchvisions_bits_in_imagefolders_order(tmp_path, ki
     inside = {f"set/images/{name}": content for name, content in files.items()} | {
         "set/labels.txt": b"", "set/other/a.png": image((9, 9), format="PNG"), "__MACOSX/set/images/a/z.png": b""}
     if kind == "folder":
-        found = pictures.FolderPictures(tmp_path / "root")
+        found = images.FolderPictures(tmp_path / "root")
     else:
         make = {"tar": lambda c: tar_of(c, "w"), "tar.gz": tar_of, "zip": zip_of}[kind]
         (tmp_path / kind).write_bytes(make(inside))
-        found = pictures.ArchivePictures(tmp_path / kind, "set/images", expected=4)
+        found = images.ArchivePictures(tmp_path / kind, "set/images", expected=4)
     assert found.names == ["a/z.png", "b/10.jpg", "b/2.jpg", "c/x.JPEG"] and found.labels.tolist() == [0, 1, 1, 2]
-    arrays, keep, left_out = pictures.to_arrays(found, (28, 32))
+    arrays, keep, left_out = images.to_arrays(found, (28, 32))
     assert keep.tolist() == [0, 1, 2, 3] and not left_out
     (tmp_path / "root/a/._z.png").unlink()
     theirs = ImageFolder(tmp_path / "root")
@@ -70,14 +71,14 @@ def test_every_source_gives_torchvisions_bits_in_imagefolders_order(tmp_path, ki
 def test_what_no_decoder_reads_is_named_and_left_out(tmp_path):
     put(tmp_path, {f"a/{k:03}.png": image((8, 8), format="PNG") for k in range(150)})
     (tmp_path / "a/007.png").write_bytes(image((8, 8), format="PNG")[:60])
-    arrays, keep, left_out = pictures.to_arrays(pictures.FolderPictures(tmp_path), (8,))
+    arrays, keep, left_out = images.to_arrays(images.FolderPictures(tmp_path), (8,))
     assert left_out == ["a/007.png"] and 7 not in keep and arrays[8].shape == (149, 8, 8, 3)
     for k in range(3):
         (tmp_path / f"a/{k:03}.png").write_bytes(b"")
     with pytest.raises(UserError, match="4 of 150 pictures cannot be read, a/000.png for one"):
-        pictures.to_arrays(pictures.FolderPictures(tmp_path), (8,))
+        images.to_arrays(images.FolderPictures(tmp_path), (8,))
     with pytest.raises(UserError, match="is 8×8 pixels, expected 32×32"):
-        pictures.to_arrays(pictures.FolderPictures(tmp_path), (32,), exact=32)
+        images.to_arrays(images.FolderPictures(tmp_path), (32,), exact=32)
 
 
 def test_tiny_imagenets_classes_come_from_its_annotations(tmp_path, official):
@@ -88,9 +89,9 @@ def test_tiny_imagenets_classes_come_from_its_annotations(tmp_path, official):
     put(tmp_path / "folder/images_classic/tin", files)
     for kind in ("archive", "folder"):
         prepare.prepare("tinyimagenet", tmp_path / "data" / kind, [tmp_path / kind])
-        assert prepared.names_of("tinyimagenet", "test", tmp_path / "data" / kind) == [
+        assert splits.names_of("tinyimagenet", "test", tmp_path / "data" / kind) == [
             "n00/val_3.JPEG", "n01/val_2.JPEG", "n02/val_1.JPEG", "n03/val_0.JPEG"]
-    both = [prepared.read_split("tinyimagenet", "test", tmp_path / "data" / kind)[0] for kind in ("archive", "folder")]
+    both = [splits.read_split("tinyimagenet", "test", tmp_path / "data" / kind)[0] for kind in ("archive", "folder")]
     assert both[0].shape == (4, 64, 64, 3) and np.array_equal(*both)
 
 
@@ -141,7 +142,7 @@ def test_a_picture_that_would_fill_the_memory_is_left_out(tmp_path):
     head = image((8, 8), format="PNG")
     huge = head[:16] + (60_000).to_bytes(4, "big") * 2 + head[24:]  # a header that says 60,000 × 60,000
     put(tmp_path, {f"a/{k:03}.png": head for k in range(150)} | {"a/bomb.png": huge})
-    assert pictures.to_arrays(pictures.FolderPictures(tmp_path), (8,))[2] == ["a/bomb.png"]
+    assert images.to_arrays(images.FolderPictures(tmp_path), (8,))[2] == ["a/bomb.png"]
 
 
 # ---- photographs, for small networks and for ImageNet's ----
@@ -172,12 +173,12 @@ def test_a_mirrors_folders_are_linked_and_never_touched(tmp_path, official, monk
     put(tree / "images_largescale/inaturalist/images", {f"{k}.jpg": image((30, 30)) for k in range(3)})
     put(tree / "images_classic/texture", files)
     before = {p: p.stat().st_mtime_ns for p in tree.rglob("*")}
-    for name, images in (("ninco", 4), ("inaturalist", 3), ("textures", 4)):
+    for name, count in (("ninco", 4), ("inaturalist", 3), ("textures", 4)):
         assert not prepare.prepare(name, data, [tree]), "a part of it"
-        assert f"{images} of {CATALOG[name].counts['test']} images, unverified: class" in capsys.readouterr().out
+        assert f"{count} of {CATALOG[name].counts['test']} images, unverified: class" in capsys.readouterr().out
         assert (data / name / "test").resolve().is_relative_to(tree)
         shown = loaders.open_set(name, "test", data, CPU, "imagenet1k")
-        assert len(shown) == images
+        assert len(shown) == count
     with pytest.raises(UserError, match="ninco is not prepared for networks of 32 pixels, but for those of ImageNet"):
         loaders.open_set("ninco", "test", data, CPU, "cifar10")
     assert loaders.names_of("inaturalist", "test", data, "imagenet1k") == [f"images/{k}.jpg" for k in range(3)]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT, made_up_run, script
 
-from data.catalog import OUTLIERS
+from data.datasets import OUTLIERS
 from metrics.detection import detection_metrics
 from metrics.scores import SCORES
 from reporting.dismax_tables import Column
@@ -328,7 +328,8 @@ def test_the_published_commands_work_from_anywhere(tmp_path):
             assert done.returncode == 0, done.stderr
             assert done.stdout.count(f"train.py --dataset {dataset} --model {model}") == 5 * seeds, name
             assert f"analyze.py --dataset {dataset}" in done.stdout
-    done = subprocess.run([ROOT / "analyze.sh", "--help"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([ROOT / "analyze.sh", "--help"], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PY": sys.executable})
     assert done.returncode == 0 and "--results-dir" in done.stdout
 
 

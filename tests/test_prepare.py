@@ -18,10 +18,10 @@ from conftest import ROOT, put, script
 from PIL import Image
 from scipy.io import savemat
 
-from data import imglists, loaders, openood, prepare
-from data.catalog import CATALOG, CORRUPTED, EXPOSURE, OPENOOD, OUTLIERS, sets_of
-from data.embedded import MAKERS
-from data.plan import files_of
+from data import loaders, openood, openood_lists, prepare
+from data.datasets import CATALOG, CORRUPTED, EXPOSURE, OPENOOD, OUTLIERS, sets_of
+from data.sources.plan import files_of
+from data.sources.sklearn_digits import MAKERS
 
 SHARED = ROOT.parent / "shared" / "data"  # a developer's pack of real data; not needed by anything else
 
@@ -251,7 +251,7 @@ def test_real_mnist_from_a_mirror(tmp_path):
     assert images.shape == (10_000, 28, 28, 1) and np.bincount(labels).tolist() == [
         980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     script(SHARED / "unpack.py", tmp_path / "mirror", "lists")
-    imglists.bring_lists([tmp_path / "mirror"], tmp_path / "data")
+    openood_lists.bring_lists([tmp_path / "mirror"], tmp_path / "data")
     found = openood.benchmark("mnist", tmp_path / "data")
     assert (len(found.validation), len(found.test), found.test.note) == (996, 9_004, "")
     both = np.concatenate([found.validation.index["test"], found.test.index["test"]])

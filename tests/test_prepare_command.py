@@ -7,9 +7,10 @@ import pytest
 from conftest import ROOT, put, script
 from test_prepare import cifar_batches
 
-from data import prepare, table
-from data.catalog import CATALOG
-from data.embedded import MAKERS
+from data import prepare
+from data.datasets import CATALOG
+from data.sources import readme_table
+from data.sources.sklearn_digits import MAKERS
 
 
 def test_unknown_names_list_the_valid_ones():
@@ -85,10 +86,10 @@ def test_shell_commands_work_from_anywhere(name, sets, tmp_path):
 def test_readme_has_the_table_of_the_catalog():
     readme = (ROOT / "README.md").read_text()
     for name in CATALOG:
-        assert f"| `{name}` " in table.markdown()
+        assert f"| `{name}` " in readme_table.markdown()
     if "<!-- data table -->" in readme:
-        assert table.BETWEEN.search(readme), "<!-- data table --> wants an <!-- end -->"
-        ours = table.BETWEEN.sub(lambda marks: marks[1] + table.markdown() + marks[2], readme)
+        assert readme_table.BETWEEN.search(readme), "<!-- data table --> wants an <!-- end -->"
+        ours = readme_table.BETWEEN.sub(lambda marks: marks[1] + readme_table.markdown() + marks[2], readme)
         assert readme == ours, "python data/table.py --into README.md brings it up to date"
 
 

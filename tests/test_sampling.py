@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.order import STREAMS, stream, stream_seed
+from data.sampling import STREAMS, stream, stream_seed
 
 
 def test_no_two_streams_start_alike():

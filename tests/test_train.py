@@ -11,8 +11,8 @@ import pytest
 import torch
 from conftest import ROOT, same_states, script
 
-import runs
-from files import UserError
+from engine import checkpoint
+from utils.io import UserError
 
 COMMAND = ["train.py", "--dataset", "digits", "--model", "lenet", "--loss", "dismax_fpr", "--device", "cpu"]
 
@@ -95,7 +95,7 @@ def test_a_polite_stop_saves_the_step_and_says_how_to_go_on(tmp_path, data_dir, 
     assert process.returncode == 128 + number
     assert "all of it is saved" in said
     assert "Go on with\n  python train.py --dataset digits" in said and "--fresh" not in said
-    at = runs.load_state(run / "checkpoint.pt")
+    at = checkpoint.load_state(run / "checkpoint.pt")
     done = script(*COMMAND, "--epochs", 12, "--data-dir", data_dir, "--results-dir", tmp_path)
     assert f"going on from epoch {at['epoch']}" in done.stdout
     assert same_states(run / "weights.pt", undisturbed / "weights.pt")
@@ -199,13 +199,13 @@ def test_bad_input_is_refused_in_words(tmp_path, data_dir, changes, message):
 
 
 def test_damaged_states_raise_whatever_the_damage(tmp_path):
-    runs.save_state(tmp_path / "good", {"a": torch.arange(10_000)})
+    checkpoint.save_state(tmp_path / "good", {"a": torch.arange(10_000)})
     content = (tmp_path / "good").read_bytes()
     for damage in (b"", content[:100], content[:-100], b"\0" * 1000, content[:2000] + b"\0" * 64 + content[2064:]):
         (tmp_path / "bad").write_bytes(damage)
         with pytest.raises(UserError, match="bad is damaged"):
-            runs.load_state(tmp_path / "bad")
-    assert torch.equal(runs.load_state(tmp_path / "good")["a"], torch.arange(10_000))
+            checkpoint.load_state(tmp_path / "bad")
+    assert torch.equal(checkpoint.load_state(tmp_path / "good")["a"], torch.arange(10_000))
 
 
 def test_recipes_are_the_papers():

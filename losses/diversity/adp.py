@@ -1,7 +1,7 @@
 """Adaptive diversity promoting (Pang et al. 2019): a sure ensemble whose members disagree about the other classes."""
 import math
 
-from .arguments import class_labels, full_precision, member_logits, without_label
+from .base import class_labels, full_precision, member_logits, without_label
 from .similarity import neglogdet
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .arguments import full_precision, in_float32
+from .base import full_precision, in_float32
 
 
 class DiceDiscriminator(nn.Module):

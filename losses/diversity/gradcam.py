@@ -1,7 +1,7 @@
 """Saliency diversity, the loss of SDDE: members that look at different places of an image."""
 import torch
 
-from .arguments import choice, class_labels, full_precision, in_float32, member_logits, of_label
+from .base import choice, class_labels, full_precision, in_float32, member_logits, of_label
 from .similarity import SIMILARITIES
 
 MODES = ("gt_logit", "gt_prob", "alt_logits", "alt_probs", "small_logits")

@@ -1,7 +1,7 @@
 """Members whose answers react to different pixels: the cosine of their input gradients."""
 import torch
 
-from .arguments import choice, class_labels, full_precision, in_float32, member_logits, of_label
+from .base import choice, class_labels, full_precision, in_float32, member_logits, of_label
 from .similarity import cosine
 
 MODES = ("max", "min", "gt", "sum")

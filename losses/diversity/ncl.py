@@ -1,5 +1,5 @@
 """Negative correlation learning: members are pushed to either side of their mean."""
-from .arguments import full_precision, member_logits
+from .base import full_precision, member_logits
 from .similarity import cosine
 
 

@@ -1,5 +1,5 @@
 """Outlier exposure (Hendrycks et al. 2019): on outliers every class should be as likely as any other."""
-from .arguments import full_precision, member_logits
+from .base import full_precision, member_logits
 
 
 class OEDiversityLoss:

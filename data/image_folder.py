@@ -9,12 +9,11 @@ import sys
 import torch
 from torch.utils.data import DataLoader
 
-from files import UserError
-
-from . import augment
-from .crops import Crops, as_lists, as_tensors, finished
-from .image_files import labelled_files
-from .order import class_balanced, share, shuffled, stream
+from data import transforms
+from data.image_crops import Crops, as_lists, as_tensors, finished
+from data.imagenet_files import labelled_files
+from data.sampling import class_balanced, share, shuffled, stream
+from utils.io import UserError
 
 
 class FolderImages:
@@ -94,7 +93,7 @@ class FolderImages:
                 images = torch.empty(0, 3, self.size, self.size, dtype=torch.uint8, device=self.device)
             elif self.decode == "device":
                 images = finished(images, self.size, self.device)
-            yield augment.normalise(images, self.mean, self.std), labels
+            yield transforms.normalise(images, self.mean, self.std), labels
 
     def _noted(self, loader):
         """The batches of a loader, without what it reports of bad and of CMYK files."""

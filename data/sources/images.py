@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from files import UserError
+from utils.io import UserError
 
-from . import archives
-from .formats import IMAGE_SUFFIXES
+from data.sources import archives
+from data.sources.formats import IMAGE_SUFFIXES
 
 ANNOTATIONS = "val_annotations.txt"  # Tiny ImageNet's validation images lie in one folder; this tells their classes
 # OpenOOD writes these sets as single files whose names tell label and place in the publisher's order

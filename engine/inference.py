@@ -5,15 +5,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import runs
 from data import corruptions
 from data.loaders import digest_of, open_set
-from engine import parallel
-from engine.assemble import model_of
-from engine.step import as_ensemble
-from engine.stepper import channels_last
-from files import UserError, written_whole
-from models.folded import folded
+from engine import checkpoint, distributed
+from engine.build import model_of
+from engine.train_step import channels_last
+from engine.training_loss import as_ensemble
+from models.fuse_conv_bn import folded
+from utils.io import UserError, written_whole
 
 WEIGHTS = {"last": ("weights.pt", "logits"), "best": ("weights_best.pt", "logits_best")}  # name → file, folder
 
@@ -55,8 +54,8 @@ class Dumps:
 
     def _saved(self, key, digest, is_id, opened):
         path = self.folder / f"{key}.npz"
-        saved = read(path, digest) if parallel.is_main() else None
-        if parallel.from_main(saved is None):
+        saved = read(path, digest) if distributed.is_main() else None
+        if distributed.from_main(saved is None):
             saved = forward(self.model, opened(), f"{self.title} {key}")
             if saved is None:
                 return None
@@ -77,7 +76,7 @@ class Dumps:
     def model(self):
         if self._model is None:
             model = model_of(self.config)
-            model.load_state_dict(runs.load_state(self.file))
+            model.load_state_dict(checkpoint.load_state(self.file))
             self._model = folded(model).to(self.device, memory_format=torch.channels_last)
         return self._model
 
@@ -99,15 +98,15 @@ def forward(model, data, title):
     In plain float32, whatever the training was in. A GPU is waited for only once, at the end.
     """
     logits, labels = [], []
-    hidden = None if parallel.is_main() else True
+    hidden = None if distributed.is_main() else True
     with tqdm(total=len(data), unit="img", desc=title, disable=hidden, leave=False) as bar:
-        for images, targets in data.eval_batches(shard=parallel.shard()):
+        for images, targets in data.eval_batches(shard=distributed.shard()):
             logits.append(on_host(as_ensemble(model(channels_last(images))).float()))  # (N, B, C)
             labels.append(on_host(targets))
-            bar.update(len(targets) * parallel.shard()[1])
+            bar.update(len(targets) * distributed.shard()[1])
     if next(model.parameters()).device.type == "cuda":
         torch.cuda.synchronize()
-    parts = parallel.gathered((
+    parts = distributed.gathered((
         torch.cat(logits, 1).numpy(), torch.cat(labels).numpy(), len(getattr(data, "bad", ()))))
     if parts is None:
         return None
@@ -120,3 +119,20 @@ def on_host(tensor):
     if tensor.device.type != "cuda":
         return tensor.cpu()
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+
+
+@torch.inference_mode()
+def accuracy_of(model, images, stop, bf16=False):
+    """Share of correct images over all processes, by the mean of the members' logits; None, on one process at once,
+    after a signal."""
+    model.eval()
+    counts = torch.zeros(2, device=next(model.parameters()).device, dtype=torch.float64)  # correct, seen
+    for batch, labels in images.eval_batches(shard=distributed.shard()):
+        if stop.signal and not distributed.several():
+            return None
+        with torch.autocast(counts.device.type, torch.bfloat16, enabled=bf16):
+            logits = as_ensemble(model(batch)).mean(0)
+        counts[0] += (logits.argmax(1) == labels).sum()
+        counts[1] += len(labels)
+    correct, seen = distributed.summed(counts).tolist()
+    return correct / seen

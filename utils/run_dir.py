@@ -12,18 +12,14 @@ import contextlib
 import csv
 import fcntl
 import importlib.metadata
-import io
 import json
 import os
 import platform
 import shutil
 import subprocess
-import zipfile
 from pathlib import Path
 
-import torch
-
-from files import UserError, write_text, written_whole
+from utils.io import UserError, write_text, written_whole
 
 IDENTITY = ("run", "recipe", "data")  # the entries of config.json that make a run that run
 
@@ -97,28 +93,6 @@ def write_json(path, content):
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
-def save_state(path, state):
-    """A dict of tensors and plain values, written whole."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    with written_whole(path) as file:
-        file.write(buffer.getbuffer())
-
-
-def load_state(path):
-    """What save_state wrote, on the CPU; never runs code from the file. UserError when it is damaged."""
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch's own reader does not look at the check sums
-            if archive.testzip():
-                raise zipfile.BadZipFile
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # torch raises many kinds, from zip, pickle and its own reader
-        raise UserError(f"{path} is damaged ({type(error).__name__}). The other files of the run are untouched: "
-                        f"put a good copy there, or train again with --fresh") from error
-
-
 def write_log(run, rows):
     """rows: one dict an epoch, all with the same keys."""
     write_table(run / "log.csv", rows)
@@ -143,7 +117,7 @@ def environment():
 
 def _git(*words):
     try:
-        here = Path(__file__).resolve().parent
+        here = Path(__file__).resolve().parents[1]
         return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

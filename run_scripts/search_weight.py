@@ -1,8 +1,8 @@
 """Search the weight of a diversity loss, as SDDE's *_hopt.sh do: train each weight once, rank them by near-OOD AUROC.
 
-  python search.py gradcam mnist                          judged by outliers for validation, that nothing is tested on
-  python search.py gradcam mnist --select published       judged by the near sets of the test, as the paper's were
-  python search.py gradcam digits --select published --epochs 2 --weights 0 0.1
+  python run_scripts/search_weight.py gradcam mnist            judged by outliers for validation
+  python run_scripts/search_weight.py gradcam mnist --select published       judged, as published, by the near test sets
+  python run_scripts/search_weight.py gradcam digits --select published --epochs 2 --weights 0 0.1
 
 Runs go to results/search/<weight>/…; what is finished is not done again, so a search can be stopped and taken up. It
 takes as many trainings as there are weights, and writes results/search/<dataset>_<method>.csv.
@@ -15,11 +15,13 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
-import runs
-from files import UserError, write_text
-from recipes import sdde_score
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make our packages importable
 
-ROOT = Path(__file__).resolve().parent
+from recipes import sdde_score
+from utils import run_dir
+from utils.io import UserError, write_text
+
+ROOT = Path(__file__).resolve().parents[1]
 GRIDS = {  # the released sweeps
     "gradcam": (0, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1), "ncl": (0, 0.01, 0.1, 0.5, 1, 2, 5, 10, 100),
     "adp": (0, 0.01, 0.1, 0.5, 1, 2, 5, 10, 100), "dice": (0, 0.01, 0.05, 0.1, 0.2, 0.5, 1),
@@ -44,7 +46,7 @@ def main():
     found = []
     for weight in args.weights or GRIDS[args.method]:
         folder = args.results_dir / "search" / f"{weight:g}"
-        run = runs.folder(folder, args.dataset, MODELS[args.dataset], args.method, args.seed)
+        run = run_dir.folder(folder, args.dataset, MODELS[args.dataset], args.method, args.seed)
         do("train.py", "--dataset", args.dataset, "--model", MODELS[args.dataset], "--loss", args.method, "--seed",
            args.seed, "--diversity-weight", weight, "--results-dir", folder, *common,
            *(["--epochs", args.epochs] if args.epochs else []))
@@ -79,4 +81,4 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        sys.exit(f"search.py: {error}")
+        sys.exit(f"search_weight.py: {error}")

@@ -2,7 +2,7 @@
 which sets the two benchmarks test and train with.
 
 No address and no checksum here is ours: `read_in` of a file says who publishes it (tests compare torchvision's). Where
-none is published, `by_hand` says so, and how to place the files. `python data/table.py` prints all of this as a table.
+none is published, `by_hand` says so, and how to place the files.
 """
 import os
 from collections.abc import Callable

@@ -6,10 +6,10 @@ import zipfile
 
 import numpy as np
 
-from files import UserError, written_whole
+from utils.io import UserError, written_whole
 
-from . import fetch, pictures
-from .catalog import CATALOG, array_file
+from data.sources import download, images
+from data.datasets import CATALOG, array_file
 
 
 def store(found, folder, split, name):
@@ -23,12 +23,12 @@ def store(found, folder, split, name):
         title = f"{name} {split}"
         sizes = data_set.sizes or ((data_set.size,) if data_set.size else ())
         if sizes:
-            arrays, keep, left_out = pictures.to_arrays(found.content, sizes, data_set.size, title)
+            arrays, keep, left_out = images.to_arrays(found.content, sizes, data_set.size, title)
             names = np.array([found.content.names[k] for k in keep])
             record |= {"images": len(keep)} | ({"left_out": left_out} if left_out else {})
-            for size, images in arrays.items():
+            for size, array in arrays.items():
                 path = array_file(name, split, folder.parent, size)
-                record["files"][path.name] = write_arrays(path, images, found.content.labels[keep], names)
+                record["files"][path.name] = write_arrays(path, array, found.content.labels[keep], names)
         if data_set.folders:
             record["folder"] = store_folder(found, folder / split, folder, title)
     record["sha256"] = next(iter([*record["files"].values(), record.get("folder")]))["sha256"]
@@ -54,8 +54,8 @@ def store_folder(found, target, folder, title):
     """Pictures of a mirror's folder are linked, those of an archive unpacked. UserError if somebody's own are there."""
     if target.is_dir() and not target.is_symlink() and "folder" not in _recorded(folder).get(target.name, {}):
         raise UserError(f"{target} is there already and was not made by prepare.py: it stays as it is")
-    linked = isinstance(found.content, pictures.FolderPictures)
-    digest = (pictures.link if linked else pictures.unpack)(found.content, target, *([] if linked else [title]))
+    linked = isinstance(found.content, images.FolderPictures)
+    digest = (images.link if linked else images.unpack)(found.content, target, *([] if linked else [title]))
     return {"images": len(found), "linked": linked, "sha256": digest}
 
 
@@ -107,7 +107,7 @@ def verify(name, data_dir):
                 wrong.append(file)
         if kept := record.get("folder"):
             checked += 1
-            digest = (pictures.listing_digest if kept["linked"] else pictures.content_digest)
+            digest = (images.listing_digest if kept["linked"] else images.content_digest)
             if not (folder / split).is_dir() or digest(folder / split) != kept["sha256"]:
                 wrong.append(f"{split}/")
     if wrong:
@@ -119,7 +119,7 @@ def verify(name, data_dir):
 
 def _same(path, expected):
     if "md5" in expected:
-        return path.exists() and fetch.md5_of(path) == expected["md5"]
+        return path.exists() and download.md5_of(path) == expected["md5"]
     try:
         if os.path.getsize(path) != expected["bytes"]:
             return False

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from files import UserError
+from utils.io import UserError
 
 
 @dataclass(frozen=True)

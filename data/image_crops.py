@@ -5,9 +5,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import center_crop, horizontal_flip, pil_to_tensor, resize, resized_crop
 
-from files import UserError
-
-from .order import stream_seed
+from data.sampling import stream_seed
+from utils.io import UserError
 
 
 class Crops(Dataset):

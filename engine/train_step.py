@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
-from engine import parallel
-from files import UserError
+from engine import distributed
+from engine.cuda_graph import Recording
 from recipes import DICE
+from utils.io import UserError
 
 EAGER_STEPS = 3  # before the recording: libraries pick their algorithms and reserve memory in their first calls
 
@@ -25,12 +26,12 @@ def speed_of(device, method, recipe, bf16=None, graphs=None, compiled=None):
     """The Speed asked for, None meaning what is known to pay on the device. UserError when it cannot be had."""
     on_gpu = device.type == "cuda"
     accumulates = recipe.micro_batch and recipe.micro_batch < recipe.batch_size
-    against_graphs = ("they need a CUDA device" if not on_gpu else "not with several processes" if parallel.several()
+    against_graphs = ("they need a CUDA device" if not on_gpu else "not with several processes" if distributed.several()
                       else "not with --micro-batch" if accumulates
                       else "DICE looks at its batches on the CPU" if method.diversity in DICE else "")
     if graphs and against_graphs:
         raise UserError(f"--graphs: {against_graphs}")
-    if compiled and (parallel.several() or method.diversity in DICE):
+    if compiled and (distributed.several() or method.diversity in DICE):
         raise UserError("--compile: neither with several processes nor for DICE, which looks at its batches on the CPU")
     return Speed(bf16=on_gpu and torch.cuda.is_bf16_supported() if bf16 is None else bf16,
                  graphs=not against_graphs if graphs is None else graphs, compiled=bool(compiled))
@@ -51,7 +52,7 @@ class Stepper:
         self.speed, self.device = speed, device
         self.names = [*objective.names, *(adversary.names if adversary else ())]
         self.sums = torch.zeros(len(self.names), device=device)
-        self.loss_of = parallel.averaging(compiled(objective) if speed.compiled else objective, device)
+        self.loss_of = distributed.averaging(compiled(objective) if speed.compiled else objective, device)
         self.seen, self.recording, self.unrecorded = 0, None, ""
         if speed.graphs:  # a recording reads numbers only once, tensors at every replay
             for group in optimizer.param_groups:
@@ -66,14 +67,14 @@ class Stepper:
                 group["lr"] = lr
         if self.speed.graphs:
             return self.recorded(*self.prepared(*batch))
-        processes = parallel.shard()[1]
+        processes = distributed.shard()[1]
         parts = -(-size // (processes * self.recipe.micro_batch)) if self.recipe.micro_batch else 1
         self.optimizer.zero_grad()
         for k in range(parts):
             inputs, targets, *shown = batch
             part = inputs.tensor_split(parts, -4)[k], targets.tensor_split(parts, -1)[k], *(
                 each if each is None else each.tensor_split(parts)[k] for each in shown)
-            with parallel.without_averaging(self.loss_of, but_last=k == parts - 1):
+            with distributed.without_averaging(self.loss_of, but_last=k == parts - 1):
                 # averaged over processes: times their number
                 self.backward(self.prepared(*part), part[1].shape[-1] * processes / size)
         self.update()
@@ -117,38 +118,6 @@ class Stepper:
         self.optimizer.zero_grad()
         self.backward(batch, 1)
         self.update()
-
-
-class Recording:
-    """A function of tensors (or None) of fixed shapes as a CUDA graph, on the stream that is current; recording it runs
-    nothing."""
-
-    def __init__(self, function, batch, device):
-        self.batch = [each if each is None else like(each) for each in batch]
-        self.graph = torch.cuda.CUDAGraph()
-        # "thread_local": data loaders' threads may go on using CUDA meanwhile
-        with torch.cuda.graph(
-                self.graph, stream=torch.cuda.current_stream(device), capture_error_mode="thread_local"):
-            function(*self.batch)
-
-    def fits(self, batch):
-        return all(a is b if a is None or b is None else a.shape == b.shape for a, b in zip(self.batch, batch))
-
-    def replay(self, batch):
-        for mine, given in zip(self.batch, batch):
-            if mine is not None:
-                memory(mine).copy_(memory(given))
-        self.graph.replay()
-
-
-def memory(tensor):
-    """What of a tensor lies in memory: of grey images (…, 3, H, W), whose channels are one, (…, 1, H, W)."""
-    return tensor.narrow(-3, 0, 1) if tensor.dim() > 2 and tensor.stride(-3) == 0 else tensor
-
-
-def like(tensor):
-    """A copy with the same strides."""
-    return memory(tensor).clone().expand_as(tensor)
 
 
 def compiled(objective, backend="inductor"):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from scipy.io import loadmat
 
-from files import UserError
+from utils.io import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
 KAGGLE, DEVKIT = "LOC_val_solution.csv", "ILSVRC2012_validation_ground_truth.txt"

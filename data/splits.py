@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from files import UserError
-
-from .catalog import CATALOG, array_file, how_to_get, image_folder
-from .image_files import labelled_files
+from data.datasets import CATALOG, array_file, how_to_get, image_folder
+from data.imagenet_files import labelled_files
+from utils.io import UserError
 
 
 def available(name, split, data_dir, like=None):

@@ -2,11 +2,11 @@
 from functools import partial
 
 import models
-from data.catalog import CATALOG
-from engine.step import Objective
-from files import UserError
+from data.datasets import CATALOG
+from engine.training_loss import Objective
 from losses import LOSSES, diversity
 from recipes import DICE
+from utils.io import UserError
 
 
 def model_of(config):

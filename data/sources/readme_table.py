@@ -1,4 +1,4 @@
-"""The catalog as a Markdown table, for README.md:  python data/table.py > table.md
+"""The catalog as a Markdown table, for README.md:  python data/sources/readme_table.py > table.md
 
 README has it between `<!-- data table -->` and `<!-- end -->`; a test compares. `--into README.md` puts it there.
 """
@@ -7,12 +7,12 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make `data` and `files` importable
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script: make `data` and `files` importable
 
-from data.catalog import CATALOG, CORRUPTED, EXPOSURE, OPENOOD, OUTLIERS
-from data.embedded import MAKERS
-from data.plan import disk_size, download_size, files_of, in_words
-from files import UserError, write_text
+from data.datasets import CATALOG, CORRUPTED, EXPOSURE, OPENOOD, OUTLIERS
+from data.sources.sklearn_digits import MAKERS
+from data.sources.plan import disk_size, download_size, files_of, in_words
+from utils.io import UserError, write_text
 
 BETWEEN = re.compile(r"(<!-- data table -->\n).*?(<!-- end -->)", re.S)
 SPEED = 12.5e6  # bytes a second: 100 Mbit/s

@@ -1,10 +1,10 @@
 """What `prepare` is about to do: which set, how many images, how big, from where, under which terms."""
 import shutil
 
-from .catalog import CATALOG, CORRUPTED
-from .embedded import MAKERS
-from .sources import Search
-from .store import is_partial, ready_splits
+from data.datasets import CATALOG, CORRUPTED
+from data.sources.sklearn_digits import MAKERS
+from data.sources.find import Search
+from data.sources.store import is_partial, ready_splits
 
 LARGE = 1_000_000_000  # bytes; downloads of more, or of unknown size, wait to be asked for
 

@@ -7,9 +7,8 @@ label fits), CIFAR within each class from 0001 (the convention of cifar2png; the
 """
 from pathlib import Path, PurePosixPath
 
-from files import write_text
-
-from .prepared import labels_of, names_of
+from data.splits import labels_of, names_of
+from utils.io import write_text
 
 # in-distribution set → its folder of lists, its validation and test list, and each outlier set's list; with the number
 # of images in each

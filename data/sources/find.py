@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from files import UserError
+from utils.io import UserError
 
-from . import archives, fetch
-from .catalog import CATALOG
-from .formats import READERS
-from .pictures import NUMBERED, ArchivePictures, FolderPictures, Pictures
+from data.sources import archives, download
+from data.datasets import CATALOG
+from data.sources.formats import READERS
+from data.sources.images import NUMBERED, ArchivePictures, FolderPictures, Pictures
 
 OFFICIAL = "official files, MD5 verified"
 
@@ -104,10 +104,10 @@ class Search:
         """The first place of a file that has the right MD5, or None where there is no place. UserError if none has."""
         problems = []
         for path, md5 in self.local(file):
-            actual = self._sums[path] = self._sums.get(path) or fetch.md5_of(path)
+            actual = self._sums[path] = self._sums.get(path) or download.md5_of(path)
             if actual == md5:
                 return path
-            problems.append(fetch.mismatch(path, md5, actual))
+            problems.append(download.mismatch(path, md5, actual))
         if problems:
             raise UserError("; ".join(problems))
         return None
@@ -136,8 +136,8 @@ class Search:
             self._sums.pop(target, None)
         for url in [*urls, file.url]:
             try:
-                return fetch.fetch(url, target, file.md5, file.size)
-            except fetch.Absent as error:
+                return download.fetch(url, target, file.md5, file.size)
+            except download.Absent as error:
                 if url == file.url:
                     problems.append(str(error))
             except UserError as error:

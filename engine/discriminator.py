@@ -1,0 +1,33 @@
+"""DICE's discriminator and its optimiser, which learn beside the ensemble."""
+import torch
+
+from engine import distributed
+
+
+class Adversary:
+    """DICE's discriminator and its optimiser (RMSprop, momentum 0.9, weight decay 5e-4), a step for each of ours."""
+
+    names = ("discriminator_loss", "discriminator_accuracy")
+
+    def __init__(self, discriminator, lr, clip=0.0):
+        self.discriminator, self.clip = discriminator, clip
+        self.optimizer = torch.optim.RMSprop(discriminator.parameters(), lr, momentum=0.9, weight_decay=5e-4)
+
+    def step(self, features, labels):
+        """Learn from detached features; returns loss and accuracy, (2), detached."""
+        self.optimizer.zero_grad()
+        loss, accuracy = self.discriminator.loss(features, labels)
+        loss.backward()
+        for p in self.discriminator.parameters():
+            distributed.summed(p.grad).div_(distributed.shard()[1])
+        if self.clip:
+            torch.nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.clip)
+        self.optimizer.step()
+        return torch.stack([loss.detach(), accuracy])
+
+    def state_dict(self):
+        return {"discriminator": self.discriminator.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state):
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.optimizer.load_state_dict(state["optimizer"])
