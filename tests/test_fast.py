@@ -12,7 +12,7 @@ from conftest import ROOT, same_states, script
 from engine import checkpoint, cuda_graph, memory
 from engine.build import model_of, objective_of
 from engine.cuda_graph import Recording, like
-from engine.train_step import Speed, Stepper, compiled, speed_of
+from engine.train_step import EAGER_STEPS, Speed, Stepper, compiled, speed_of
 from recipes import method_of, recipe_of
 from utils.io import UserError
 
@@ -272,7 +272,7 @@ def test_a_step_on_a_gpu_is_recorded_and_never_waited_for(loss):
     batch = tuple(each if each is None else each.to(device) for each in batch_of(config, 8, shared=loss in (
         "ncl", "adp")))
     with torch.cuda.stream(torch.cuda.Stream(device)):
-        for _ in range(train_step.EAGER_STEPS):
+        for _ in range(EAGER_STEPS):
             step(batch, 0.1, 8)
         assert step.recording and not step.unrecorded
         torch.cuda.set_sync_debug_mode("error")
