@@ -1,74 +1,66 @@
-# Every command that a person types. `make help` lists them; README.md shows what comes out.
+# Every command that a user types. `make help` lists them; README.md shows what comes out.
 #
-# A run is the target results/<dataset>/<model>/<loss>/seed<k>/metrics.csv: what exists is not done again, what was cut
-# short goes on, and `make -j 4` does four at a time.
+# A run is the target results/<dataset>/<model>/<method>/seed<k>/metrics.csv: what exists is not repeated, what was
+# stopped continues, and `make -j 4` does four at a time. `python recipes.py runs cifar10` says which runs there are.
 
 PYTHON ?= python3
 VENV   ?= .venv
 PY     ?= $(VENV)/bin/python#   make PY=python3 … uses an environment of yours instead
 DATA   ?= data
-# PROCESSES=8: a run on so many GPUs of this machine
-TRAIN  = $(PY) $(if $(PROCESSES),-m torch.distributed.run --standalone --nproc_per_node=$(PROCESSES)) train.py
-GPU   := $(if $(filter cpu mps,$(DEVICE)),,$(shell nvidia-smi -L 2> /dev/null | grep -m 1 GPU))
-FREE_GPU = $(if $(GPU),$(if $(DEVICE)$(PROCESSES),,run_scripts/on_free_gpu.sh))# with make -j each job has a device to itself
-# a shortened try goes to a folder of its own, so that it never stands in for the real run
-RESULTS ?= results$(if $(EPOCHS),/epochs$(EPOCHS))
-# DisMax trained each of its ImageNet networks once
-SEEDS  ?= 1 $(if $(and $(filter imagenet1k,$(DATASET)),$(if $(filter resnet50,$(MODELS)),,once)),,2 3 4 5)
-
-MIRRORS = $(foreach mirror,$(MIRROR),--mirror $(mirror))
-READY  := $(if $(filter $(VENV)/bin/python,$(PY)),$(VENV)/ready)
+# a shortened try goes to a folder of its own, so that it never takes the place of the real run
+RESULTS ?= results$(EPOCHS:%=/epochs%)
+METHODS ?= $(LOSSES)
+READY  := $(filter $(VENV)/ready,$(PY:/bin/python=/ready))
 CORES  := $(shell getconf _NPROCESSORS_ONLN)
+JOB    := $(if $(DEVICE)$(PROCESSES),,$(if $(shell nvidia-smi -L 2> /dev/null),run_scripts/on_free_gpu.sh))
+TRAIN  := $(JOB) $(PY) $(PROCESSES:%=-m torch.distributed.run --standalone --nproc_per_node=%) train.py
+ifneq ($(words $(DATA) $(RESULTS)),2)
+  $(error DATA and RESULTS must not contain spaces, which make cannot handle: use another path, or a link)
+endif
 
-.PHONY: help demo test lint bench prepare-data analyze report tables runs blocks
+.PHONY: help demo numbers test lint bench mutate prepare-data analyze report tables runs blocks
 .PHONY: reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-imagenet200 reproduce-mnist
 .SECONDARY:
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / {printf "make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo
-	@echo 'Variables: SEEDS="1 2 3"  MODELS="resnet34"  LOSSES="softmax dismax_fpr"  EPOCHS=1 (a look; goes to results/epochs1)'
-	@echo '           DEVICE=cuda:1  MIRROR=folder  DATASETS="cifar10 svhn"  PY=python3 (your own environment)'
-	@echo '           PROCESSES=8 (each run on so many GPUs)'
-	@echo 'Scripts:   ./run_cifar10_resnet34.sh … ./run_imagenet1k_resnet18.sh, ./analyze.sh (the DisMax release'\''s commands)'
-	@echo '           run_scripts/sdde.sh METHOD DATASET, run_scripts/search.sh METHOD DATASET (SDDE'\''s)'
-	@echo '           run_scripts/slurm.sh DATASET (a job array of a reproduce target)'
+	@sed -n '/^# Variables/,/^$$/s/^# \{0,1\}//p' $(MAKEFILE_LIST)
 
-DEMO = $(foreach loss,$(DISMAX_LOSSES),$(foreach seed,1 2 3,$(RESULTS)/digits/lenet/$(loss)/seed$(seed))) \
-       $(foreach loss,de gradcam dismax-5-gradcam,$(RESULTS)/digits/lenet/$(loss)/seed1)
+# Variables: SEEDS="1 2 3"  MODELS="resnet34"  METHODS="softmax dismax_fpr"  EPOCHS=1 (a look; goes to results/epochs1)
+#            DEVICE=cuda:1  MIRROR=folder  DATASETS="cifar10 svhn"  PY=python3 (your own environment)
+#            PROCESSES=8 (each run on so many GPUs)  RUNS_PER_GPU=5, with make -j 5 (so many runs on each GPU)
+# Scripts:   ./run_cifar10_resnet34.sh … ./run_imagenet1k_resnet18.sh, ./analyze.sh (the DisMax release's commands)
+#            run_scripts/sdde.sh METHOD DATASET, run_scripts/search.sh METHOD DATASET (SDDE's)
+#            run_scripts/slurm.sh DATASET (a job array of a reproduce target)
 
+demo: DATASET = digits
 demo: $(READY)  ## two minutes on a laptop: five losses and three ensembles on real images, and two tables
 	@$(PY) data/prepare.py --for digits --data-dir $(DATA)
-	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory -j $(CORES) $(addsuffix /weights.pt,$(DEMO)) DEVICE=cpu
-	@$(PY) evaluate.py $(DEMO) --data-dir $(DATA) --device cpu --if-changed
+	@$(MAKE) --no-print-directory -j $(CORES) $(RUNS:%=$(RESULTS)/%/weights.pt) DEVICE=cpu
+	@$(PY) evaluate.py $(RUNS:%=$(RESULTS)/%) --data-dir $(DATA) --device cpu --if-changed
 	@$(PY) analyze.py --dataset digits --results-dir $(RESULTS)
-	@echo
-	@echo 'Digits 0–6 were learned; 7–9 and patches of photographs were told apart from them. A toy: its numbers prove nothing.'
-	@echo 'Next:'
-	@echo '  make prepare-data DATASETS="cifar10 cifar100 svhn"                                    340 MB, verified'
-	@echo '  make reproduce-cifar10 MODELS=resnet34 LOSSES="softmax dismax_fpr" SEEDS=1 EPOCHS=1   a look at the real thing'
-	@echo '  make reproduce-cifar10 MODELS=resnet34                                                the paper'\''s rows, on a GPU'
+	@cat run_scripts/after_demo.txt
 
 prepare-data: $(READY)  ## download or take from MIRROR=, verify, convert; DATASETS= narrows it
-	@$(PY) data/prepare.py $(DATASETS) $(MIRRORS) --data-dir $(DATA) $(if $(JOBS),--jobs $(JOBS))
+	@$(PY) data/prepare.py $(DATASETS) $(MIRROR:%=--mirror %) --data-dir $(DATA) $(JOBS:%=--jobs %)
 
 reproduce-cifar10:  ## both papers' CIFAR-10 blocks: three networks × five losses, and five ensembles, × five seeds
 reproduce-cifar100:  ## the same for CIFAR-100
 reproduce-imagenet200:  ## SDDE's outlier exposure on ImageNet-200: two ensembles of ResNet50s × five seeds
 reproduce-imagenet:  ## DisMax's ImageNet table: ResNet18 × five losses, ImageNet-O; set IMAGENET_DIR
 reproduce-mnist:  ## SDDE's MNIST block: five ensembles of LeNets × five seeds; a laptop job
-
 reproduce-cifar10: DATASET = cifar10
 reproduce-cifar100: DATASET = cifar100
 reproduce-imagenet: DATASET = imagenet1k
 reproduce-imagenet200: DATASET = imagenet200
 reproduce-mnist: DATASET = mnist
 
-# an outlier set that cannot be had is named and shows as missing; a missing training set stops train.py
+# an OOD set that cannot be had is named and shows as missing; a missing training set stops train.py
 reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-imagenet200 reproduce-mnist: $(READY)
-	@$(PY) data/prepare.py --benchmark dismax --benchmark openood --for $(DATASET) $(MIRRORS) --data-dir $(DATA) || true
-	@$(MAKE) --no-print-directory runs DATASET=$(DATASET) SEEDS="$(SEEDS)"
+	@$(PY) data/prepare.py --benchmark dismax --benchmark openood --for $(DATASET) $(MIRROR:%=--mirror %) --data-dir $(DATA) || true
+	-@$(MAKE) --no-print-directory runs DATASET=$(DATASET)
 	@$(PY) analyze.py --dataset $(DATASET) --results-dir $(RESULTS)
+	@run_scripts/all_done.sh $(RESULTS) $(RUNS)
 
 analyze: $(READY)  ## all tables from all runs, beside the papers'
 	@$(PY) analyze.py --results-dir $(RESULTS)
@@ -81,6 +73,9 @@ tables: $(READY)  ## the tables of results/reference, and those in the READMEs, 
 	@$(PY) data/sources/readme_table.py --into README.md
 	@$(PY) reporting/readme.py README.md benchmarks/README.md
 
+numbers: $(READY)  ## the next missing runs of results/queue.txt, one a core, into results/reference
+	@$(PY) run_scripts/run_queue.py --data-dir $(DATA)
+
 test: $(READY)  ## every claim that this repository makes, on the CPU, in a few minutes
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(if $(filter 1,$(CORES)),1,2) --dist loadfile
 
@@ -90,47 +85,29 @@ lint: $(READY)  ## ruff
 bench: $(READY)  ## speed, against what a user would otherwise run
 	@$(PY) benchmarks/run.py
 
-# ---- runs ----
+# ---- runs: recipes.py lists them; MODELS, METHODS and SEEDS narrow the list; both names together combine freely ----
+# -k: when one fails, the others go on. Runs that another make is at are left for last, so that two makes share the work.
 
-# what each paper trained on a data set; MODELS and LOSSES narrow it, and both together name any combination
-DISMAX_LOSSES = softmax isomax isomaxplus dismax dismax_fpr
-SDDE_LOSSES   = $(if $(filter imagenet200,$(DATASET)),oe gradcam_oe,de ncl adp dice gradcam)
-DISMAX_MODELS = $(strip $(if $(filter cifar%,$(DATASET)),densenetbc100 resnet34 wideresnet2810) \
-                        $(if $(filter imagenet1k,$(DATASET)),resnet18) $(if $(filter digits,$(DATASET)),lenet))
-SDDE_MODELS   = $(strip $(if $(filter cifar%,$(DATASET)),resnet18_32x32) $(if $(filter mnist,$(DATASET)),lenet) \
-                        $(if $(filter imagenet200,$(DATASET)),resnet50))
+RUNS    = $(shell $(PYTHON) recipes.py runs $(DATASET) --models $(MODELS) --methods $(METHODS) --seeds $(SEEDS))
+TARGETS = $(RUNS:%=$(RESULTS)/%/metrics.csv)
 
-cross  = $(foreach m,$(1),$(foreach l,$(2),$(m)/$(l)))
-narrow = $(if $(2),$(filter $(2),$(1)),$(1))
-BLOCKS = $(if $(and $(MODELS),$(LOSSES)),$(call cross,$(MODELS),$(LOSSES)),\
-  $(call cross,$(call narrow,$(DISMAX_MODELS),$(MODELS)),$(call narrow,$(DISMAX_LOSSES),$(LOSSES))) \
-  $(call cross,$(call narrow,$(SDDE_MODELS),$(MODELS)),$(call narrow,$(SDDE_LOSSES),$(LOSSES))))
+runs: $(READY)
+	-@$(if $(findstring n,$(firstword -$(MAKEFLAGS))),,$(MAKE) --no-print-directory -k $(RUNS:%=$(RESULTS)/%/weights.pt) IF_LOCKED=skip)
+	-@$(MAKE) --no-print-directory -k $(TARGETS)
+	@run_scripts/all_done.sh $(RESULTS) $(RUNS)
 
-runs: $(foreach s,$(SEEDS),$(foreach b,$(BLOCKS),$(RESULTS)/$(DATASET)/$(b)/seed$(s)/metrics.csv))
+blocks:  # the targets of a method on a network a line, for run_scripts/slurm.sh
+	@$(PYTHON) recipes.py runs $(DATASET) --models $(MODELS) --methods $(METHODS) --seeds $(SEEDS) --by-block \
+	  | sed 's#[^ ]*#$(RESULTS)/&/metrics.csv#g'
 
-# the targets of a block a line, for run_scripts/slurm.sh
-blocks:
-	@$(foreach b,$(BLOCKS),echo $(foreach s,$(SEEDS),$(RESULTS)/$(DATASET)/$(b)/seed$(s)/metrics.csv);)
-
-# dataset model loss seed, from results/<dataset>/<model>/<loss>/seed<k>/<file>
-address = $(subst /, ,$(patsubst $(RESULTS)/%,%,$(@D)))
-
-train = $(FREE_GPU) $(TRAIN) --dataset $(word 1,$(address)) --model $(word 2,$(address)) --loss $(word 3,$(address)) \
-  $(1) --data-dir $(DATA) --results-dir $(RESULTS) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DEVICE),--device $(DEVICE))
+part = $(word $(1),$(subst /, ,$(patsubst $(RESULTS)/%,%,$(@D))))# of <dataset>/<model>/<method>/seed<k>
 
 $(RESULTS)/%/weights.pt: | $(READY)
-	@$(call train,--seed $(patsubst seed%,%,$(word 4,$(address))))
-
-# On a GPU one command trains a block's seeds side by side, as one small network cannot fill it. TOGETHER= forbids it.
-TOGETHER ?= $(if $(PROCESSES)$(filter imagenet%,$(DATASET)),,$(GPU))
-ifneq ($(and $(DATASET),$(strip $(TOGETHER))),)
-$(foreach s,$(SEEDS),$(RESULTS)/%/seed$(s)/weights.pt): | $(READY)
-	@$(call train,--seeds $(SEEDS))
-endif
+	@$(TRAIN) --dataset $(call part,1) --model $(call part,2) --method $(call part,3) --seed $(patsubst seed%,%,$(call part,4)) --data-dir $(DATA) --results-dir $(RESULTS) $(EPOCHS:%=--epochs %) $(DEVICE:%=--device %) --if-locked $(or $(IF_LOCKED),wait)
 
 # again when another set has been prepared since: the network then runs on that set only
 $(RESULTS)/%/metrics.csv: $(RESULTS)/%/weights.pt $(wildcard $(DATA)/*/manifest.json)
-	@$(FREE_GPU) $(PY) evaluate.py $(@D) --data-dir $(DATA) $(if $(DEVICE),--device $(DEVICE))
+	@$(JOB) $(PY) evaluate.py $(@D) --data-dir $(DATA) $(DEVICE:%=--device %)
 
 $(VENV)/ready: requirements.txt
 	@echo "Making $(VENV): PyTorch and the rest, about 3 minutes and, with CUDA, 6 GB"

@@ -8,6 +8,8 @@ temperature that evaluate.py fitted), score (larger = more like the training dat
 "out" where the score is below what all but --reject per cent of the in-distribution test images reach.
 Folders are searched for images. An image that cannot be read is named, and the others are still answered.
 """
+import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its settings when it is loaded
+
 import argparse
 import csv
 import sys
@@ -21,13 +23,14 @@ from data.datasets import CATALOG
 from data.loaders import resized
 from data.sources.formats import IMAGE_SUFFIXES
 from data.transforms import normalise
-from engine import checkpoint, devices
-from engine.build import model_of
-from engine.training_loss import as_ensemble
+from engine import devices
+from engine.inference import load_model
+from engine.training_loss import add_member_dim
 from metrics.scores import SCORES
-from recipes import SCORES as PUBLISHED_SCORES
+from recipes import score_of
 from utils import run_dir
 from utils.io import UserError
+from utils.script import run_script
 
 
 def main():
@@ -38,20 +41,19 @@ def main():
     parser.add_argument("--reject", default="5", help="per cent of in-distribution images to turn away (default 5)")
     parser.add_argument("--device")
     args = parser.parse_args()
+    run, config = run_dir.load_run(args.run)
     try:
-        config, fitted = run_dir.read_config(args.run), run_dir.read_json(args.run / "calibration.json")["last"]
-        state = checkpoint.load_state(args.run / "weights.pt")
+        fitted = run_dir.read_json(args.run / "calibration.json")["last"]
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing: train the run, then python evaluate.py {args.run}") from error
-    dataset = config["run"]["dataset"]
-    score = args.score or PUBLISHED_SCORES[config["method"]["head"]]
+    dataset = run.dataset
+    score = args.score or score_of(run.name)
     thresholds = fitted["thresholds"][score]
     if args.reject not in thresholds:
         raise UserError(f"no threshold for --reject {args.reject}: choose from {', '.join(thresholds)}")
 
     device = devices.choose(args.device)
-    model = model_of(config)
-    model.load_state_dict(state)
+    model = load_model(run, config["num_classes"], args.run / "weights.pt")
     model.to(device, memory_format=torch.channels_last).eval()
 
     out = csv.writer(sys.stdout, lineterminator="\n")
@@ -59,7 +61,7 @@ def main():
     unread = 0
     for path in image_files(args.images):
         try:
-            logits = logits_of(model, path, CATALOG[dataset].size, config["recipe"], device)  # (1, C)
+            logits = logits_of(model, path, CATALOG[dataset].size, run.recipe, device)  # (1, C)
         except (OSError, UnidentifiedImageError) as error:
             print(f"detect.py: {path} cannot be read: {error}", file=sys.stderr)
             unread += 1
@@ -84,12 +86,9 @@ def logits_of(model, path, size, recipe, device):
     """The mean of the members' logits."""
     image = np.asarray(Image.open(path).convert("RGB"))[None]  # (1, H, W, 3)
     pixels = torch.from_numpy(resized(image, size).transpose(0, 3, 1, 2).copy()).to(device)  # (1, 3, s, s)
-    mean, std = (torch.tensor(recipe[name], device=device) for name in ("mean", "std"))
-    return as_ensemble(model(normalise(pixels, mean, std)).double()).mean(0).cpu()
+    mean, std = (torch.tensor(values, device=device) for values in (recipe.mean, recipe.std))
+    return add_member_dim(model(normalise(pixels, mean, std)).double()).mean(0).cpu()
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"detect.py: {error}")
+    run_script("detect.py", main)

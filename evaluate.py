@@ -13,8 +13,10 @@ For each run, with the last epoch's weights and with the best (test) epoch's:
 Outlier sets that are not prepared are named and left out; when they are there later, the same command adds them
 without running the network again on the others. Minutes on a CPU for 32×32 networks, seconds for LeNet or on a GPU.
 """
+import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its settings when it is loaded
+
 import argparse
-import sys
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ from data.datasets import CORRUPTED, OUTLIERS
 from data.loaders import available
 from data.openood import benchmark
 from engine import devices, distributed
-from engine.inference import WEIGHTS, Dumps
+from engine.inference import CHECKPOINTS, LogitsCache
 from engine.pretrained import adopt
 from metrics import calibration
 from metrics.detection import detection_metrics
@@ -38,6 +40,8 @@ from metrics.published import (
 from metrics.scores import SCORES as DISMAX_SCORES
 from utils import run_dir
 from utils.io import UserError
+from utils.lock import locked
+from utils.script import run_script
 
 REJECTED = (0.1, 0.5, 1, 2, 5, 10, 20)  # per cent of in-distribution samples that a threshold turns away
 
@@ -61,13 +65,17 @@ def main():
     distributed.start()
     device = distributed.local_device(devices.choose(args.device))
     if args.pretrained is not None:
-        with distributed.failing_together(UserError):
+        with distributed.raise_on_all_ranks(UserError):
             args.runs.append(adopt(args.results_dir, args.pretrained, distributed.is_main()))
     reading = {"on_bad_image": args.on_bad_image, "decode": args.decode, "workers": args.workers}
     if args.if_changed:
         args.runs = [run for run in args.runs if not up_to_date(run, args.data_dir)]
-    for run in args.runs:
-        evaluate(run, args.data_dir, device, reading)
+    for folder in args.runs:
+        with contextlib.ExitStack() as held:
+            with distributed.raise_on_all_ranks(UserError):
+                if distributed.is_main():
+                    held.enter_context(locked(folder))
+            evaluate(folder, args.data_dir, device, reading)
 
 
 def up_to_date(run, data_dir):
@@ -76,31 +84,32 @@ def up_to_date(run, data_dir):
     return made.exists() and all(path.stat().st_mtime < made.stat().st_mtime for path in sources if path.exists())
 
 
-def evaluate(run, data_dir, device, reading):
+def evaluate(folder, data_dir, device, reading):
     """Bring one run's metrics.csv up to date with the sets that are prepared."""
-    if not run_dir.finished(run):
-        raise UserError(f"{run} is not a finished run: it has no weights.pt. Train it first: python train.py --help")
-    config = run_dir.read_config(run)
-    dataset = config["run"]["dataset"]
+    if not run_dir.is_finished(folder):
+        raise UserError(f"{folder} is not a finished run: it has no weights.pt or no config.json. Train it first: "
+                        "python train.py --help")
+    run, config = run_dir.load_run(folder)
+    dataset = run.dataset
     groups = {name: group for group, names in OUTLIERS.get(dataset, {}).items() for name in names}
     outliers = {name: group for name, group in groups.items() if available(name, "test", data_dir, dataset)}
     splits = benchmark(dataset, data_dir)
 
     rows, fitted = [], {}
-    for weights in WEIGHTS:
-        dumps = Dumps(run, config, weights, data_dir, device, reading)
+    for weights in CHECKPOINTS:
+        dumps = LogitsCache(run, config, weights, data_dir, device, reading)
         found, fitted[weights] = dismax_rows(dumps, dataset, outliers)
         more, fitted[weights]["temperature_openood_validation"] = openood_rows(dumps, dataset, splits, data_dir)
         rows += [(*row[:3], weights, *row[3:]) for row in found + more]
         rows += [("", name, "", weights, "", "unreadable_images", n) for name, n in dumps.unreadable.items()]
     if distributed.is_main():
-        run_dir.write_json(run / "calibration.json", fitted)
+        run_dir.write_json(folder / "calibration.json", fitted)
         columns = ("benchmark", "set", "group", "weights", "score", "metric", "value", "note")
-        run_dir.write_table(run / "metrics.csv", [dict(zip(columns, (*row, ""))) for row in rows])
+        run_dir.write_table(folder / "metrics.csv", [dict(zip(columns, (*row, ""))) for row in rows])
         absent = [name for name in groups if name not in outliers]
         absent += sum(splits.missing.values(), [])
         left_out = f"; not prepared: {', '.join(dict.fromkeys(absent))}" if absent else ""
-        print(f"{run}: {len(rows)} metrics{left_out}")
+        print(f"{folder}: {len(rows)} metrics{left_out}")
 
 
 # Rows are (benchmark, set, group, score, metric, value) and sometimes a note. On other processes than the first, which
@@ -112,7 +121,7 @@ def dismax_rows(dumps, dataset, outliers):
     Args:
         outliers: set → group.
     """
-    saved, rows, fitted = dumps.of(dataset), [], {}
+    saved, rows, fitted = dumps.logits(dataset), [], {}
     if saved:
         logits, labels = saved[0].mean(0), saved[1]  # (N, n, C) → (n, C)
         z = logits.astype(np.float64)
@@ -122,7 +131,7 @@ def dismax_rows(dumps, dataset, outliers):
         fitted["thresholds"] = {score: {f"{percent:g}": np.percentile(values, percent) for percent in REJECTED}
                                 for score, values in in_scores.items()}
     for name, group in outliers.items():
-        if saved := dumps.of(name):
+        if saved := dumps.logits(name):
             logits = saved[0].mean(0)
             out_scores, published_out_scores = all_scores(logits.astype(np.float64)), all_scores(logits, published=True)
             for score, values in in_scores.items():
@@ -137,7 +146,7 @@ def dismax_rows(dumps, dataset, outliers):
 def openood_rows(dumps, dataset, splits, data_dir):
     """The `openood` benchmark: temperature and selection on validation images, every score of members and of their mean
     logits; and the temperature."""
-    saved, rows, temperature = dumps.of(dataset), [], None
+    saved, rows, temperature = dumps.logits(dataset), [], None
     if saved:
         logits, labels = saved
         validation, test = (within(part.index["test"], logits) for part in (splits.validation, splits.test))
@@ -151,7 +160,7 @@ def openood_rows(dumps, dataset, splits, data_dir):
     chosen_by = {"validation": [splits.validation_outliers]} if splits.validation_outliers else {}
     for group, parts in {**splits.groups, **chosen_by}.items():
         for part in parts:
-            pieces = [(dumps.of(part.name, split), index) for split, index in part.index.items()]
+            pieces = [(dumps.logits(part.name, split), index) for split, index in part.index.items()]
             if temperature:
                 out_scores = openood_scores(np.concatenate([z[:, within(index, z)] for (z, _), index in pieces], 1),
                                             temperature)
@@ -160,7 +169,7 @@ def openood_rows(dumps, dataset, splits, data_dir):
                          for metric, value in detection_metrics(values, out_scores[score]).items()]
     for name in [CORRUPTED[dataset]] if dataset in CORRUPTED else []:
         for corruption, severity in corruptions.available(name, data_dir):
-            if saved := dumps.of_corrupted(name, corruption, severity):
+            if saved := dumps.corrupted_logits(name, corruption, severity):
                 logits, labels = saved[0].mean(0), saved[1]
                 own = calibration.fit_temperature(logits[validation], labels[validation])  # on corrupted images
                 quality = calibrated_metrics(logits[test], labels[test], own)
@@ -224,7 +233,4 @@ def quality_metrics(logits, labels):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"evaluate.py{distributed.who()}: {error}")
+    run_script("evaluate.py", main, distributed.rank_suffix)

@@ -1,92 +1,77 @@
-"""Every published setting of both papers as one readable table: methods, and how a data set is trained with them.
+"""The one registry: methods, networks, diversity losses, and how each paper trained them.
 
-A field of Recipe is also a flag of train.py. What a flag changes is recorded in config.json as an override, and
-analyze.py never puts such a run into a paper's row.
+  python recipes.py runs cifar10                                 the runs of both papers on a data set, one a line
+  python recipes.py runs cifar10 --models resnet34 --methods softmax dismax --seeds 1 2
+
+Each entry is told here once, beside the file that implements it. train.py, evaluate.py, the tables, Make and Slurm ask
+here. A plugin may add entries while a script runs (`train.py --plugin my.py`). Only Python's standard library is used.
+
+What a flag changes in a recipe is recorded in config.json as an override. analyze.py puts no such run into a row of a
+paper.
 """
-import math
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Annotated
+import argparse
+from dataclasses import replace
 
+from utils.recipe import Block, Diversity, Head, Method, Network, Recipe
 
-@dataclass(frozen=True)
-class Method:
-    """Three choices that combine freely: what each member's head and loss are, how many members there are and what
-    keeps them apart, and whether they see outliers in training."""
-
-    head: str  # a name of losses.LOSSES
-    members: int = 1
-    diversity: str = "none"  # or a name of DIVERSITIES
-    outliers: str = "none"  # or a data set; "default": the paper's, data.catalog.EXPOSURE
-
-    def changed(self, members=None, diversity=None, outliers=None):
-        """A copy with the choices that are not None."""
-        given = {"members": members, "diversity": diversity, "outliers": outliers}
-        return replace(self, **{name: value for name, value in given.items() if value is not None})
-
-
-@dataclass(frozen=True)
-class Recipe:
-    epochs: Annotated[int, "passes over the training set"]
-    batch_size: Annotated[int, "images a step and member, over all processes; the last, smaller batch is kept"]
-    lr: Annotated[float, "learning rate of SGD with Nesterov momentum"]
-    weight_decay: Annotated[float, "on every parameter: prototypes, scales, BN and biases too"]
-    padding: Annotated[int, "black pixels around an image before the random crop (ImageNet: unused)"]
-    flip: Annotated[bool, "mirror half of the training images"]
-    mean: Annotated[tuple, "of each channel, for pixels in [0, 1]"]
-    std: Annotated[tuple, "of each channel"]
-    momentum: Annotated[float, "Nesterov momentum"] = 0.9
-    milestones: Annotated[tuple, "epochs after which the learning rate is multiplied by gamma; none: a cosine"] = ()
-    gamma: Annotated[float, "factor at each milestone"] = 0.1
-    final_lr: Annotated[float, "where a cosine from lr, step by step, ends"] = 1e-6
-    micro_batch: Annotated[int, "images a forward pass, process and member; gradients are accumulated. 0: all"] = 0
-    zero_bias: Annotated[bool, "start the SoftMax head's bias at 0 (DisMax), not as PyTorch does (SDDE)"] = True
-    select_on: Annotated[str, "images that weights_best.pt is best on: test, or openood (validation)"] = "test"
-    initial: Annotated[str, "random, pretrained (torchvision's ImageNet weights), or a file of such"] = "random"
-    alpha: Annotated[float, "weight of fractional probability regularisation (dismax_fpr)"] = 1.0
-    diversity_weight: Annotated[float, "factor of the diversity loss against the members' mean loss"] = 0.0
-    adp_alpha: Annotated[float, "of ADP: weight of the ensemble's entropy"] = 2.0
-    adp_beta: Annotated[float, "of ADP: weight of the log-determinant"] = 0.5
-    per_class: Annotated[int, "of DICE: images a class in class-balanced batches; 0: shuffled batches"] = 0
-    ramp_epochs: Annotated[int, "of DICE: epochs in which the weight grows from 0"] = 0
-    discriminator_lr: Annotated[float, "of DICE: learning rate of its discriminator (RMSprop)"] = 0.0
-    clip: Annotated[float, "largest norm of all gradients; 0: not clipped"] = 0.0
-    outlier_weight: Annotated[float, "factor of the outlier-exposure loss"] = 0.0
-    outlier_batch: Annotated[int, "outlier images a step, over all processes"] = 0
-
-    def lr_at(self, epoch, step=0, steps=1):
-        """The learning rate of a step, counted from 0, of an epoch of so many steps, counted from 1."""
-        if self.milestones:
-            return round(self.lr * self.gamma ** sum(epoch > milestone for milestone in self.milestones), 12)
-        done = ((epoch - 1) * steps + step) / (self.epochs * steps)
-        return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * done)) / 2
-
-    def changed(self, **flags):
-        """A copy with the flags that are not None."""
-        given = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
-        return replace(self, **{name: value for name, value in given.items() if value is not None})
-
-    def as_dict(self):
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-    def differences(self, other):
-        """field → (own value, other's value) where the two differ."""
-        own, others = self.as_dict(), other.as_dict()
-        return {name: (own[name], others[name]) for name in own if own[name] != others[name]}
-
-
-DISMAX = {name: Method(name) for name in ("softmax", "isomax", "isomaxplus", "dismax", "dismax_fpr")}
-DIVERSITIES = ("none", "ncl", "adp", "adp_stable", "dice", "dice_stable", "gradcam", "input_gradient")
-SHARED_BATCH = ("ncl", "adp", "adp_stable", "dice", "dice_stable")
-DICE = ("dice", "dice_stable")
-  # all members train on the same images, and these losses are computed on them
-SDDE = {
-    "de": Method("softmax", 5), **{name: Method("softmax", 5, name) for name in DIVERSITIES[1:]},
-    "oe": Method("softmax", 5, "none", "default"), "gradcam_oe": Method("softmax", 5, "gradcam", "default"),
+HEADS = {
+    "softmax": Head("losses:SoftMaxLossFirstPart", "losses:SoftMaxLossSecondPart", "MPS"),
+    "isomax": Head("losses:IsoMaxLossFirstPart", "losses:IsoMaxLossSecondPart", "ES"),
+    "isomaxplus": Head("losses:IsoMaxPlusLossFirstPart", "losses:IsoMaxPlusLossSecondPart", "MDS"),
+    "dismax": Head("losses:DisMaxLossFirstPart", "losses:DisMaxLossSecondPart", "MMLES"),
+    "dismax_fpr": Head("losses:DisMaxLossFirstPart", "losses:DisMaxLossSecondPart", "MMLES",
+                       lambda recipe: {"regularization": "fpr", "alpha": recipe.alpha}),
 }
-METHODS = {**DISMAX, **SDDE}
+
+NETWORKS = {
+    "densenetbc100": Network("DenseNetBC100", "models.densenet:DenseNetBC100"),
+    "resnet34": Network("ResNet34", "models.resnet:ResNet34"),
+    "wideresnet2810": Network("WideResNet-28-10", "models.wideresnet:WideResNet2810"),
+    "resnet20": Network("ResNet-20", "models.resnet20:ResNet20"),  # in neither paper
+    "resnet18_32x32": Network("ResNet18", "models.resnet:ResNet18Small"),
+    "resnet18": Network("ResNet18", "models.resnet:ResNet18"),  # ImageNet, 224×224
+    "resnet50": Network("ResNet50", "models.resnet:ResNet50"),  # ImageNet, 224×224
+    "lenet": Network("LeNet", "models.lenet:LeNet", 28),
+}
+
+WEIGHTS_NCL = WEIGHTS_ADP = (0, 0.01, 0.1, 0.5, 1, 2, 5, 10, 100)
+WEIGHTS_DICE = (0, 0.01, 0.05, 0.1, 0.2, 0.5, 1)
+DIVERSITIES = {
+    "ncl": Diversity("losses.diversity:NCLDiversityLoss", 0.1, WEIGHTS_NCL, shared_batch=True),
+    "adp": Diversity("losses.diversity:ADPDiversityLoss", 0.1, WEIGHTS_ADP, shared_batch=True, options=lambda recipe: {
+        "alpha": recipe.adp_alpha, "beta": recipe.adp_beta, "as_published": True}),
+    "adp_stable": Diversity("losses.diversity:ADPDiversityLoss", 0.1, WEIGHTS_ADP, shared_batch=True,
+                            options=lambda recipe: {"alpha": recipe.adp_alpha, "beta": recipe.adp_beta}),
+    "dice": Diversity("losses.diversity:DiceDiversityLoss", 0.2, WEIGHTS_DICE, shared_batch=True, discriminator=True,
+                      options=lambda recipe: {"as_published": True}),
+    "dice_stable": Diversity(
+        "losses.diversity:DiceDiversityLoss", 0.2, WEIGHTS_DICE, shared_batch=True, discriminator=True),
+    "gradcam": Diversity("losses.diversity:GradCAMDiversityLoss", 0.005, (0, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1)),
+    "input_gradient": Diversity(  # its weight is ours
+        "losses.diversity:InputGradientDiversityLoss", 0.1, (0, 0.01, 0.1, 0.5, 1, 2, 5),
+        options=lambda recipe: {"mode": "gt"}, image_gradients=True),
+}
+
+METHODS = {
+    "softmax": Method("softmax", title="SoftMax", paper="dismax"),
+    "isomax": Method("isomax", title="IsoMax", paper="dismax"),
+    "isomaxplus": Method("isomaxplus", title="IsoMax+", paper="dismax"),
+    "dismax": Method("dismax", title="DisMax", paper="dismax"),
+    "dismax_fpr": Method("dismax_fpr", title="DisMax†", paper="dismax"),  # † with FPR
+    "de": Method("softmax", 5, title="DE"),
+    "ncl": Method("softmax", 5, "ncl", title="NCL"),
+    "adp": Method("softmax", 5, "adp", title="ADP"),
+    "adp_stable": Method("softmax", 5, "adp_stable", title="ADP, stable form"),
+    "dice": Method("softmax", 5, "dice", title="DICE"),
+    "dice_stable": Method("softmax", 5, "dice_stable", title="DICE, stable form"),
+    "gradcam": Method("softmax", 5, "gradcam", title="SDDE"),
+    "input_gradient": Method("softmax", 5, "input_gradient", title="input gradient"),
+    "oe": Method("softmax", 5, "none", "default", title="OE"),
+    "gradcam_oe": Method("softmax", 5, "gradcam", "default", title="SDDE + OE"),
+}
 
 
-# ---- DisMax (arXiv 2205.05874): the repository's main.py and run scripts; the same for all five losses ----
+# ---- recipes: DisMax (arXiv 2205.05874), its main.py and run scripts; the same for all five losses ----
 
 HALF = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 IMAGENET_STATISTICS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -104,7 +89,7 @@ DIGITS = Recipe(
 )
 MNIST = replace(DIGITS, batch_size=128)
 
-# ---- SDDE (arXiv 2305.11616): the released scripts and configs ----
+# ---- SDDE (arXiv 2305.11616), its scripts and configs ----
 
 SDDE_CIFAR10 = Recipe(
     epochs=100, batch_size=128, lr=0.1, weight_decay=5e-4, padding=4, flip=True, select_on="openood", zero_bias=False,
@@ -113,9 +98,9 @@ SDDE_CIFAR10 = Recipe(
 # ours: the mean over five members makes five times smaller gradients
 SDDE_DIGITS = replace(DIGITS, lr=5 * DIGITS.lr, weight_decay=DIGITS.weight_decay / 5, zero_bias=False)
 SDDE_MNIST = replace(SDDE_CIFAR10, epochs=50, **HALF)
-SDDE_IMAGENET200 = replace(  # 8 processes × 32 images
+SDDE_IMAGENET200 = replace(  # 8 ranks × 32 images
     SDDE_CIFAR10, epochs=90, batch_size=256, micro_batch=32, padding=0, **IMAGENET_STATISTICS)
-SDDE_IMAGENET = replace(  # from one pretrained network; 4 processes × 32 images × 4 micro-batches
+SDDE_IMAGENET = replace(  # from one pretrained network; 4 ranks × 32 images × 4 micro-batches
     SDDE_CIFAR10, epochs=30, batch_size=512, micro_batch=32, lr=1e-3, padding=0, initial="pretrained",
     **IMAGENET_STATISTICS,
 )
@@ -134,44 +119,57 @@ RECIPES = {
 }
 # ours, in no paper: CIFAR on a laptop
 SMALL = {"epochs": 30, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4, "milestones": ()}
-RECIPES_OF_MODEL = {"resnet20": {
+RECIPES_OF_NETWORK = {"resnet20": {
     paper: {name: replace(recipe, **SMALL) for name, recipe in of_paper.items() if name in ("cifar10", "cifar100")}
     for paper, of_paper in RECIPES.items()}}
 DATASETS = tuple(dict.fromkeys([*RECIPES["dismax"], *RECIPES["sdde"]]))
-WEIGHTS = {"ncl": 0.1, "adp": 0.1, "adp_stable": 0.1, "dice": 0.2, "dice_stable": 0.2,
-           "gradcam": 0.005, "input_gradient": 0.1}  # input_gradient: ours
 
 
-def method_of(label):
-    """(name, Method) of --loss: a name of METHODS, or base-members-diversity[-outliers] as `label_of` writes it.
-    ValueError when it is neither."""
-    if label in METHODS:
-        return label, METHODS[label]
-    base, *choices = label.split("-")
-    if base in (*DISMAX, "de") and len(choices) in (2, 3) and choices[0].isdigit() and choices[1] in DIVERSITIES:
-        return base, METHODS[base].changed(int(choices[0]), *choices[1:])
-    raise ValueError(f"unknown loss {label!r}: choose from {', '.join(METHODS)}, or combine as dismax-5-gradcam")
+def method_of(name):
+    """(name of the base method, Method) of a name of METHODS, or of base-members-diversity[-outliers] as `name_of`
+    writes it. ValueError when it is neither."""
+    if name in METHODS:
+        return name, METHODS[name]
+    base, *choices = name.split("-")
+    bases = [known for known, method in METHODS.items() if method.paper == "dismax" or known == "de"]
+    if base in bases and len(choices) in (2, 3) and choices[0].isdigit() and choices[1] in ("none", *DIVERSITIES):
+        named = dict(zip(("members", "diversity", "outliers"), (int(choices[0]), *choices[1:])))
+        return base, METHODS[base].changed(**named)
+    raise ValueError(f"unknown method {name!r}: choose from {', '.join(METHODS)}, or combine as dismax-5-gradcam")
 
 
-def recipe_of(dataset, name, method=None, model=""):
+def name_of(base, method):
+    """What a run's folder is called: the method's name, or where flags changed it base-members-diversity[-outliers].
+
+    The base, a head or "de", says by which paper's recipe it is trained.
+    """
+    paper = METHODS[base].paper
+    for name in (base, *METHODS):
+        if METHODS[name].paper == paper and METHODS[name].choices() == method.choices():
+            return name
+    first = method.head if paper == "dismax" else "de"
+    words = [first, str(method.members), method.diversity] + [method.outliers] * (method.outliers != "none")
+    return "-".join(words)
+
+
+def recipe_of(dataset, base, method=None, model=""):
     """The recipe of a method of METHODS, or of one that was changed from it, on a data set.
 
     A paper's recipe, with the published settings of the method's diversity loss and of its outliers. ValueError when
     there is none.
     """
-    method = method or METHODS[name]
-    paper = "dismax" if name in DISMAX else "sdde"
-    known = RECIPES_OF_MODEL.get(model, RECIPES)[paper]
+    method = method or METHODS[base]
+    known = RECIPES_OF_NETWORK.get(model, RECIPES)[METHODS[base].paper]
     if dataset not in known:
-        of_model = f" with {model}" * (model in RECIPES_OF_MODEL)
-        raise ValueError(f"there is no recipe for {name} on {dataset}{of_model}: choose from {', '.join(known)}")
+        of_model = f" with {model}" * (model in RECIPES_OF_NETWORK)
+        raise ValueError(f"there is no recipe for {base} on {dataset}{of_model}: choose from {', '.join(known)}")
     recipe = known[dataset]
     if dataset == "imagenet1k" and method.diversity == "none" and method.members > 1:
         recipe = replace(recipe, micro_batch=16)
     if method.diversity != "none":
-        weight = 0.1 if method.diversity == "gradcam" and dataset in ("mnist", "digits") else WEIGHTS[method.diversity]
-        recipe = replace(recipe, diversity_weight=weight)
-    if method.diversity in DICE:
+        on_mnist = method.diversity == "gradcam" and dataset in ("mnist", "digits")
+        recipe = replace(recipe, diversity_weight=0.1 if on_mnist else DIVERSITIES[method.diversity].weight)
+    if method.diversity != "none" and DIVERSITIES[method.diversity].discriminator:
         recipe = replace(
             recipe, per_class=16 if dataset in ("cifar10", "mnist", "digits") else 2, ramp_epochs=20, clip=1.0,
             discriminator_lr=1e-3 if dataset == "mnist" else 1e-5)
@@ -182,49 +180,101 @@ def recipe_of(dataset, name, method=None, model=""):
     return recipe
 
 
-def label_of(name, method):
-    """What a run's folder is called: the method's name, or where flags changed it base-members-diversity[-outliers].
+# ---- what each paper trained ----
 
-    The base, a head or "de", says by which paper's recipe it is trained.
-    """
-    family = DISMAX if name in DISMAX else SDDE  # whose recipe it is trained by
-    named = [other for other, published in family.items() if published == method]
-    base = method.head if family is DISMAX else "de"
-    words = [base, str(method.members), method.diversity] + [method.outliers] * (method.outliers != "none")
-    return name if method == METHODS[name] else named[0] if named else "-".join(words)
+ALL_HEADS = ("softmax", "isomax", "isomaxplus", "dismax", "dismax_fpr")
+ALL_ENSEMBLES = ("de", "ncl", "adp", "dice", "gradcam")
+CIFAR_NETWORKS = ("densenetbc100", "resnet34", "wideresnet2810")
+BLOCKS = (
+    # DisMax's scripts say 10 seeds, the published numbers fit 5 (docs/deviations.md)
+    Block("dismax", "cifar10", CIFAR_NETWORKS, ALL_HEADS, 5),
+    Block("dismax", "cifar100", CIFAR_NETWORKS, ALL_HEADS, 5),
+    Block("dismax", "imagenet1k", ("resnet18",), ALL_HEADS, 1),
+    Block("sdde", "mnist", ("lenet",), ALL_ENSEMBLES, 5),
+    Block("sdde", "cifar10", ("resnet18_32x32",), ALL_ENSEMBLES, 5),
+    Block("sdde", "cifar100", ("resnet18_32x32",), ALL_ENSEMBLES, 5),
+    Block("sdde", "imagenet1k", ("resnet50",), ALL_ENSEMBLES, 5, on_request=True),
+    Block("sdde", "imagenet200", ("resnet50",), ("oe", "gradcam_oe"), 5),
+    # in neither paper
+    Block("", "cifar10", ("resnet20",), (*ALL_HEADS, "de", "gradcam"), 3, on_request=True),
+    Block("", "cifar100", ("resnet20",), (*ALL_HEADS, "de", "gradcam"), 3, on_request=True),
+    Block("", "digits", ("lenet",), ALL_HEADS, 3),
+    Block("", "digits", ("lenet",), ("de", "gradcam", "dismax-5-gradcam"), 1),
+)
 
 
-# ---- what the papers trained, and which score their columns read ----
-
-PUBLISHED = {
-    "cifar10": ("densenetbc100", "resnet34", "wideresnet2810"),
-    "cifar100": ("densenetbc100", "resnet34", "wideresnet2810"),
-    "imagenet1k": ("resnet18",),
-}
-PUBLISHED_SEEDS = {"cifar10": 5, "cifar100": 5, "imagenet1k": 1}  # the scripts say 10, the numbers fit 5 (README)
-
-SCORES = {"softmax": "MPS", "isomax": "ES", "isomaxplus": "MDS", "dismax": "MMLES", "dismax_fpr": "MMLES"}
+def published_seeds(dataset, network):
+    """How many seeds the paper trained on a network, or None where no paper did."""
+    return next((b.seeds for b in BLOCKS if b.paper and b.dataset == dataset and network in b.networks), None)
 
 
-def published_score(dataset, loss, group):
-    """The score that the DisMax paper's column for this group of outliers reads.
+def runs_of(dataset, networks=(), methods=(), seeds=()):
+    """[(network, method, seed)] of the blocks on a data set. Names narrow it; both together also combine freely."""
+    pairs = {}
+    for block in BLOCKS:
+        if block.dataset == dataset and not (block.on_request and not set(networks) & set(block.networks)):
+            pairs |= {(network, method): block.seeds for network in block.networks for method in block.methods
+                      if (not networks or network in networks) and (not methods or method in methods)}
+    if networks and methods:
+        pairs = {(network, method): pairs.get((network, method), published_seeds(dataset, network) or 5)
+                 for network in networks for method in methods}
+    most = max(pairs.values(), default=0)
+    return [(*pair, seed) for seed in seeds or range(1, most + 1) for pair, count in pairs.items()
+            if seeds or seed <= count]
 
-    DisMax's repository writes MMLES and MPS and the paper does not say which fills which column: MPS for near outliers
+
+# ---- the score that a paper's table uses for a method ----
+
+def score_of(name):
+    """The DisMax paper's score of a method's head; MPS for a head that is not registered."""
+    try:
+        head = method_of(name)[1].head
+    except ValueError:
+        head = name
+    return HEADS[head].score if head in HEADS else "MPS"
+
+
+def dismax_score(dataset, name, ood_group):
+    """The score that the DisMax paper's column for this group of OOD sets uses.
+
+    DisMax's repository writes MMLES and MPS and the paper does not say which fills which column: MPS for near OOD sets
     and MMLES for the others is what its notes imply. For ImageNet-O it states MMLES.
     """
-    if loss.startswith("dismax") and group == "near" and dataset != "imagenet1k":
+    if name.startswith("dismax") and ood_group == "near" and dataset != "imagenet1k":
         return "MPS"
-    return SCORES[loss]
+    return score_of(name)
 
 
 def sdde_score(dataset, name):
-    """The score that SDDE's released script of a method reads; of a method without a script, the paper's MAL."""
-    if name in SHARED_BATCH or (name == "de" and not dataset.startswith("imagenet")):
+    """The score that SDDE's released script of a method uses; for a method without a script, the paper's MAL."""
+    imagenet = dataset.startswith("imagenet")
+    if name in ("ncl", "adp", "adp_stable", "dice", "dice_stable") or (name == "de" and not imagenet):
         return "average"
-    return "minmax" if name == "gradcam" and not dataset.startswith("imagenet") else "logit-average"
+    return "minmax" if name == "gradcam" and not imagenet else "logit-average"
 
 
-def flags():
-    """(name, type, explanation) of every recipe field, for the command line."""
-    for field in fields(Recipe):
-        yield field.name, field.type.__origin__, field.type.__metadata__[0]
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["runs"])
+    parser.add_argument("dataset")
+    parser.add_argument("--models", nargs="*", default=(), help="networks; by default those of the papers")
+    parser.add_argument("--methods", nargs="*", default=(), help="methods; by default those of the papers")
+    parser.add_argument("--seeds", nargs="*", type=int, default=(), help="by default those of the papers, 1 to 5 or 1")
+    parser.add_argument("--by-block", action="store_true", help="all seeds of a method on a network in one line")
+    args = parser.parse_args()
+    lines = {}
+    for network, method, seed in runs_of(args.dataset, args.models, args.methods, args.seeds):
+        key = (network, method) if args.by_block else (network, method, seed)
+        lines.setdefault(key, []).append(f"{args.dataset}/{network}/{method}/seed{seed}")
+    for line in lines.values():
+        print(" ".join(line))
+
+
+# until reporting/ asks for the names above
+PUBLISHED = {"cifar10": CIFAR_NETWORKS, "cifar100": CIFAR_NETWORKS, "imagenet1k": ("resnet18",)}
+PUBLISHED_SEEDS = {"cifar10": 5, "cifar100": 5, "imagenet1k": 1}
+published_score, SCORES = dismax_score, {name: head.score for name, head in HEADS.items()}
+
+
+if __name__ == "__main__":
+    main()

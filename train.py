@@ -1,196 +1,269 @@
-"""Train one run: data × model × loss × seed.
+"""Train one run: data set × network × method × seed.
 
-  python train.py --dataset digits --model lenet --loss dismax --seed 1              a few seconds on a laptop
-  python train.py --dataset cifar10 --model resnet34 --loss dismax_fpr --seed 1      the paper's recipe, for a GPU
-  python train.py --dataset cifar10 --model resnet34 --loss dismax_fpr --epochs 1 --results-dir results/epochs1
-                                                                                     half an hour on two CPU cores
-  python train.py --dataset cifar10 --model resnet34 --loss dismax_fpr --seeds 1 2 3 4 5
-                                                                                     side by side, which fills a GPU
-  torchrun --nproc_per_node=8 train.py --dataset imagenet1k --model resnet18 --loss dismax
+  python train.py --dataset digits --model lenet --method dismax --seed 1              a few seconds on a laptop
+  python train.py --dataset cifar10 --model resnet34 --method dismax_fpr --seed 1      the paper's recipe, for a GPU
+  python train.py --dataset cifar10 --model resnet34 --method dismax_fpr --epochs 1 --results-dir results/epochs1
+                                                                                       half an hour on two CPU cores
+  torchrun --nproc_per_node=8 train.py --dataset imagenet1k --model resnet18 --method dismax
 
-Files go to results/<dataset>/<model>/<loss>/seed<k>/ (see utils/run_dir.py). Stop it whenever you like, also with
-kill -9: the same command goes on from there, and ends, on a CPU, with the same bits. A finished run is not done again.
-With torchrun the processes share every batch, and BN its statistics: the run is the same run, up to rounding, on any
-number of them.
+Files go to results/<dataset>/<model>/<method>/seed<k>/ (see utils/run_dir.py). Training can be stopped at any moment,
+also with kill -9: the same command continues, and ends, on a CPU, with the same bits. A finished run is not repeated.
+With torchrun the ranks share every batch, and BN its statistics: the run is the same run, up to rounding, on any number
+of ranks.
 """
-import argparse
+import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its settings when it is loaded
+
 import contextlib
-import signal
+import dataclasses
+import math
+import statistics
 import sys
+import time
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
+from tqdm import tqdm
 
-import models
-from data.datasets import CATALOG, EXPOSURE
-from data.loaders import digest_of, open_set
-from data.openood import benchmark
-from data.sampling import class_balanced
-from engine import devices, distributed, memory
-from engine.train_step import speed_of
-from engine.training import take_turns, training
-from recipes import DATASETS, DIVERSITIES, METHODS, flags, label_of, method_of, recipe_of
+from data.datasets import CATALOG
+from data.sampling import stream_seed
+from engine import checkpoint, devices, distributed
+from engine.arguments import open_training_sets, parse_arguments, resolve_run
+from engine.batches import batches_of
+from engine.build import build_model, build_training_loss, members_of, shares_batch
+from engine.console import StopSignals, is_watched, say
+from engine.discriminator import discriminator_of
+from engine.inference import accuracy_of
+from engine.pretrained import initialise
+from engine.records import record_session, record_steps, take_folder
+from engine.train_step import TrainStep, execution_options
 from utils import run_dir
 from utils.io import UserError
-
-
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", required=True, choices=DATASETS)
-    parser.add_argument("--model", required=True, choices=list(models.MODELS))
-    parser.add_argument("--loss", required=True, metavar="METHOD", help=", ".join(METHODS) + "; or for instance "
-                        "dismax-5-gradcam: five DisMax members kept apart by GradCAM")
-    parser.add_argument("--members", type=int, help="networks of an ensemble; by default the method's, 1 or 5")
-    parser.add_argument("--diversity", choices=DIVERSITIES, help="what keeps members apart; by default the method's")
-    parser.add_argument("--outliers", metavar="SET", help="a data set shown as outliers; default: the method's")
-    seeds = parser.add_mutually_exclusive_group()
-    seeds.add_argument("--seed", type=int, help="1 by default; the paper's seeds are 1 to 5")
-    seeds.add_argument("--seeds", type=int, nargs="+", help="several runs at once, over one copy of the data, each as "
-                       "its own command would make it")
-    parser.add_argument("--data-dir", default="data", help="where data/prepare.py put the sets")
-    parser.add_argument("--results-dir", default="results")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps …; by default the accelerator if there is one")
-    parser.add_argument("--fresh", action="store_true", help="start over: remove what is in the run's folder")
-    fast = parser.add_argument_group("speed", "by default what pays on the device; the recipe stays the same")
-    fast.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="bfloat16 autocast; heads, losses and "
-                      "BN statistics stay float32 (default: on GPUs that have it)")
-    fast.add_argument("--graphs", action=argparse.BooleanOptionalAction, help="replay the step as a CUDA graph "
-                      "(default: on GPUs, but for DICE, --micro-batch and several processes)")
-    fast.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile the whole loss (default: "
-                      "not; it costs a minute, and gave a ResNet34 5 %% on two CPU cores)")
-    reading = parser.add_argument_group("reading image files (ImageNet)")
-    reading.add_argument("--on-bad-image", choices=("stop", "skip"), default="stop", help="of one that can't be read")
-    reading.add_argument("--decode", choices=("cpu", "device"), default="cpu", help="device: JPEGs by nvJPEG on a GPU")
-    reading.add_argument("--workers", type=int, help="reading processes; by default one a core, at most 16")
-    recipe = parser.add_argument_group("recipe", "by default the published one; see recipes.py")
-    for name, kind, explanation in flags():
-        flag = "--" + name.replace("_", "-")
-        if kind is bool:
-            recipe.add_argument(flag, action=argparse.BooleanOptionalAction, help=explanation)
-        elif kind is tuple:
-            recipe.add_argument(flag, type=int if name == "milestones" else float, nargs="*", help=explanation)
-        else:
-            recipe.add_argument(flag, type=kind, help=explanation)
-    return parser.parse_args()
+from utils.script import run_script
 
 
 def main():
-    args = arguments()
+    args = parse_arguments(__doc__)
     distributed.start()
-    with refused(ValueError):
-        name, method = method_of(args.loss)
-    method = method.changed(args.members, args.diversity, args.outliers)
-    if method.outliers == "default":
-        if args.dataset not in EXPOSURE:
-            raise UserError(f"{args.loss} shows outliers, and neither paper has any for {args.dataset}: --outliers SET")
-        method = method.changed(outliers=EXPOSURE[args.dataset])
-    to_show = ["none", *(name for name, known in CATALOG.items() if "train" in known.counts)]
-    if method.outliers not in to_show:
-        raise UserError(f"--outliers {method.outliers} has no training images: choose from {', '.join(to_show)}")
-    if method.members < 1:
-        raise UserError(f"--members must be at least 1, got {method.members}")
-    with refused(ValueError):
-        published = recipe_of(args.dataset, name, method, args.model)
-    recipe = published.changed(**{name: getattr(args, name) for name, _, _ in flags()})
-    if recipe.epochs < 1 or recipe.batch_size < 1:
-        raise UserError(f"epochs and batch size must be at least 1, got {recipe.epochs} and {recipe.batch_size}")
-    data_set, needed = CATALOG[args.dataset], models.MODELS[args.model].image_size
-    if needed not in (None, data_set.size):
-        raise UserError(f"{args.model} takes images of {needed}×{needed} pixels, {args.dataset} has {data_set.size}×"
-                        f"{data_set.size}: choose another --model")
-    seeds = list(dict.fromkeys(args.seeds or [1 if args.seed is None else args.seed]))
-    if len(seeds) > 1 and distributed.several():
-        raise UserError("several processes train one seed at a time: --seed, not --seeds")
+    run, published = resolve_run(args)
     device = distributed.local_device(devices.choose(args.device))
-    speed = speed_of(device, method, recipe, args.bf16, args.graphs, args.compile)
-    reading = {"on_bad_image": args.on_bad_image, "decode": args.decode, "workers": args.workers}
-    reading["statistics"] = recipe.mean, recipe.std
-    train_set = open_set(args.dataset, "train", args.data_dir, device, **reading)
-    judged_by = open_set(args.dataset, "test", args.data_dir, device, **reading)
-    if recipe.select_on == "openood":
-        judged_by = judged_by.subset(benchmark(args.dataset, args.data_dir).validation.index["test"])
-    if recipe.per_class >= 2 and recipe.batch_size % recipe.per_class == 0:
-        with refused(ValueError):  # whether there are classes enough
-            class_balanced(train_set.labels.cpu(), recipe.batch_size, recipe.per_class, np.random.default_rng())
-    digests = {split: digest_of(args.dataset, split, args.data_dir) for split in ("train", "test")}
-    outliers = None
-    if method.outliers != "none":
-        digests["outliers"] = digest_of(method.outliers, "train", args.data_dir, args.dataset)
-        outliers = open_set(method.outliers, "train", args.data_dir, device, like=args.dataset, **reading)
-
-    label = label_of(name, method)
+    options = execution_options(device, run, args.bf16, args.graphs, args.compile)
+    sets, digests = open_training_sets(args, run, device)
     overrides = {name: {"published": theirs, "used": ours}
-                 for name, (ours, theirs) in recipe.differences(published).items()}
+                 for name, (ours, theirs) in run.recipe.differences(published).items()}
+    config = {**run.record(), "overrides": overrides, "data": digests,
+              "num_classes": CATALOG[run.dataset].classes}
     with contextlib.ExitStack() as held:
-        configs = {}
-        with distributed.failing_together(UserError):
-            for seed in seeds if distributed.is_main() else ():
-                run = run_dir.folder(args.results_dir, args.dataset, args.model, label, seed)
-                held.enter_context(run_dir.locked(run))
-                if args.fresh:
-                    run_dir.clear(run)
-                configs[run] = run_dir.claim(run, {
-                    "run": {"dataset": args.dataset, "model": args.model, "loss": label, "seed": seed},
-                    "method": vars(method),
-                    "recipe": recipe.as_dict(),
-                    "overrides": overrides,
-                    "data": digests,
-                })
-                if run_dir.finished(run):
-                    configs.pop(run)
-                    (run / "checkpoint.pt").unlink(missing_ok=True)  # killed at the very last moment
-                    print(f"{run} is finished ({recipe.epochs} epochs). Nothing to do; --fresh would start over")
-        configs = distributed.from_main(configs)
-        if configs:
-            train(configs, recipe, (train_set, judged_by, outliers), device, speed)
+        with distributed.raise_on_all_ranks(UserError):
+            if distributed.is_main():
+                config = take_folder(run, config, args.fresh, args.if_locked, held)
+        config = distributed.broadcast_from_main(config)
+        if config:
+            with devices.side_stream(device):
+                stopped_by = train(run, config, sets, device, options, StopSignals(), args.checkpoint_seconds)
+            if stopped_by:
+                words = " ".join(word for word in sys.argv if word != "--fresh")
+                say(f"Continue with\n  {distributed.launcher()} {words}")
+                sys.exit(128 + stopped_by)
 
 
-def train(configs, recipe, sets, device, speed):
-    """Train the runs of configs, run → config, side by side; ends the program if it is stopped or if one fails."""
-    needed = memory.estimate(next(iter(configs.values())), recipe, speed.bf16)
-    if distributed.is_main():
-        each = f" for each of {len(configs)} seeds" if len(configs) > 1 else ""
-        print(f"A step needs {memory.report(needed)}{each}")
+@dataclass
+class TrainState:
+    """Where a run stands; what checkpoint.pt holds beside network and optimizers."""
+
+    epoch: int = 1
+    step: int = 0  # optimizer steps done in this epoch
+    images_seen: int = 0  # training images of this epoch so far, over all ranks
+    metric_sums: list | None = None  # of this epoch so far, a tensor a rank
+    rng: list | None = None  # random states where training stopped within an epoch, one a rank
+    train_seconds: float = 0.0  # of this epoch so far
+    seconds: float = 0.0  # the same with the selection accuracy
+    train_seconds_before: float = 0.0  # of earlier epochs
+    log: list = field(default_factory=list)  # a row an epoch
+    best: dict = field(default_factory=lambda: {"epoch": 0, "accuracy": -1.0})
+    best_weights: dict | None = None  # of the epoch in `best`; on disk only in checkpoints until the run is finished
+
+    def next_epoch(self):
+        return TrainState(self.epoch + 1, log=self.log, best=self.best, best_weights=self.best_weights,
+                          train_seconds_before=self.train_seconds_before + self.train_seconds)
+
+
+def train(run, config, sets, device, options, stop, checkpoint_seconds=60):
+    """Train a run to its end. Returns 0, or the signal that stopped it; then checkpoint.pt has everything."""
+    train_set, selection_set, outlier_set = sets
+    recipe = run.recipe
     torch.backends.cudnn.benchmark = True  # batches are all of one size: cuDNN may measure its algorithms once
-    stop, seeds = StopSignals(), [config["run"]["seed"] for config in configs.values()]
-    results = take_turns([
-        training(run, config, recipe, sets, device, speed, stop, together=seeds if len(seeds) > 1 else (), line=line)
-        for line, (run, config) in enumerate(configs.items())], device)
-    failed = [result for result in results if isinstance(result, UserError)]
-    if stopped_by := max((result for result in results if result not in failed), default=0):
-        command = " ".join(word for word in sys.argv if word != "--fresh")
-        if distributed.is_main():
-            print(f"Go on with\n  {distributed.command()} {command}")
-        sys.exit(128 + stopped_by)
-    if failed:
-        raise UserError("\n".join(map(str, failed)))
+    torch.manual_seed(stream_seed(run.seed, "init"))
+    model = build_model(run, config["num_classes"])
+    if recipe.initial != "random":
+        initialise(model, run.model, recipe.initial, same_heads=not shares_batch(run.method))
+    model = distributed.convert_sync_batchnorm(model, device).to(device, memory_format=torch.channels_last)
+    training_loss = build_training_loss(model, run)
+    discriminator = discriminator_of(training_loss.aux_losses.get("diversity"), recipe)
+    optimizer = torch.optim.SGD(
+        model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay,
+        nesterov=recipe.momentum > 0, fused=True)
+    modules = {"model": model, "optimizer": optimizer, **({"discriminator": discriminator} if discriminator else {})}
+    state = resume(run, config, modules)
+    train_step = TrainStep(training_loss, optimizer, discriminator, recipe, options, device)
+    config = record_session(run, config, state, device, options, model)
+
+    last_saved, images = time.monotonic(), len(train_set)
+    done = min((state.epoch - 1) * images + state.images_seen, recipe.epochs * images)
+    with tqdm(total=recipe.epochs * images, initial=done, unit="img", unit_scale=True, disable=not is_watched(),
+              desc=f"{run.dataset} {run.model} {run.name} {run.seed}") as progress:
+        while state.epoch <= recipe.epochs:
+            train_one_epoch(train_step, train_set, outlier_set, run, state, stop, progress)
+            started = time.perf_counter()
+            accuracy = accuracy_of(model, selection_set, stop, options.bf16)
+            state.seconds += time.perf_counter() - started
+            if signal := distributed.all_reduce_max(stop.signal):
+                state.rng = distributed.all_gather_object(devices.rng_state(device))
+                save_checkpoint(run, config, modules, state)
+                say(f"\nStopped {run} in epoch {state.epoch} of {recipe.epochs} after step {state.step}. Everything is "
+                    "saved")
+                return signal
+            end_epoch(run, train_step, state, accuracy, model, train_set)
+            progress.set_postfix_str(f"epoch {state.epoch}, {summary_of(state.log[-1])}")
+            if distributed.is_main():
+                run_dir.write_log(run.folder, state.log)
+                config = record_steps(run, config, train_step.graph_status)
+            state = state.next_epoch()
+            if time.monotonic() - last_saved >= checkpoint_seconds and state.epoch <= recipe.epochs:
+                save_checkpoint(run, config, modules, state)
+                last_saved = time.monotonic()
+    finish(run, config, model, state, train_set)
+    return 0
 
 
-@contextlib.contextmanager
-def refused(error_type):
-    """A block whose error is the person's at the terminal."""
+def train_one_epoch(train_step, train_set, outlier_set, run, state, stop, progress):
+    """From state.step to the end of the epoch, or to a signal. Metrics add up on the device and are read at the end."""
+    recipe, device = run.recipe, train_step.device
+    steps = train_set.steps(recipe.batch_size, recipe.per_class)
+    train_step.training_loss.model.train()
+    seed_epoch(run, state, device)
+    restore_sums(train_step, state)
+    if train_step.discriminator:  # DICE's weight grows from 0
+        ramp = min((state.epoch - 1) / max(recipe.ramp_epochs, 1), 1)
+        train_step.training_loss.weights["diversity"] = recipe.diversity_weight * ramp
+    started = time.perf_counter()
+    for batch in batches_of(train_set, outlier_set, run, state.epoch, state.step):
+        batch_size = min(recipe.batch_size, len(train_set) - state.step * recipe.batch_size)  # over all ranks
+        with devices.explain_out_of_memory(device):
+            train_step(batch, recipe.lr_at(state.epoch, state.step, steps), batch_size)
+        state.step += 1
+        state.images_seen += batch_size
+        progress.update(batch_size)
+        if distributed.all_reduce_max(stop.signal):
+            break
+    state.metric_sums = distributed.all_gather_object(train_step.sums.cpu())  # the device is waited for here only
+    elapsed = time.perf_counter() - started
+    state.train_seconds += elapsed
+    state.seconds += elapsed
+
+
+def end_epoch(run, train_step, state, accuracy, model, train_set):
+    """Append the epoch's row to state.log and keep the weights of the best epoch."""
+    recipe, steps = run.recipe, train_set.steps(run.recipe.batch_size, run.recipe.per_class)
+    sums = torch.stack(state.metric_sums).double().sum(0)
+    means = dict(zip(train_step.names, (sums / state.images_seen).tolist()))
+    for name, value in means.items():
+        if not math.isfinite(value):
+            raise UserError(f"the training {name} of {run} became {value} in epoch {state.epoch}. "
+                            f"Try a lower --lr than {recipe.lr_at(state.epoch):g}, with --fresh")
+    state.log.append({
+        "epoch": state.epoch,
+        "lr": recipe.lr_at(state.epoch, steps - 1, steps),
+        "train_loss": means.pop("loss"),
+        "train_acc": means.pop("accuracy"),
+        "selection_acc": accuracy,
+        **means,
+        "distance_scale": statistics.mean(map(distance_scale, members_of(model))),
+        "images_per_second": state.images_seen / state.train_seconds,
+        "seconds": state.seconds,
+    })
+    best = state.best["accuracy"]
+    if accuracy > best or (accuracy == best and recipe.select_on == "openood"):  # of equals SDDE takes the last epoch
+        state.best = {"epoch": state.epoch, "accuracy": accuracy}
+        state.best_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    if not is_watched():
+        left = (recipe.epochs - state.epoch) * statistics.median(row["seconds"] for row in state.log[-5:])
+        say(f"{run}: epoch {state.epoch} of {recipe.epochs}, {summary_of(state.log[-1])}, {left / 60:.0f} min left")
+
+
+def summary_of(row):
+    return (f"loss {row['train_loss']:.3f}, accuracy {100 * row['selection_acc']:.2f} %, "
+            f"{row['images_per_second']:.0f} img/s")
+
+
+def seed_epoch(run, state, device):
+    """The random state of an epoch's start, a function of seed and epoch alone, or the one where training stopped."""
+    rank, world_size = distributed.rank_and_world_size()
+    if state.step and len(state.rng) == world_size:
+        devices.restore_rng_state(state.rng[rank], device)
+    else:
+        name = "resume" if state.step else "mix"
+        torch.manual_seed(stream_seed(run.seed, name, epoch=state.epoch, rank=rank, step=state.step))
+
+
+def restore_sums(train_step, state):
+    train_step.sums.zero_()
+    if state.metric_sums:
+        rank, world_size = distributed.rank_and_world_size()
+        if len(state.metric_sums) == world_size:
+            train_step.sums.copy_(state.metric_sums[rank])
+        elif rank == 0:
+            train_step.sums.copy_(torch.stack(state.metric_sums).sum(0))
+
+
+def distance_scale(member):
+    return abs(member.classifier.distance_scale.item()) if hasattr(member.classifier, "distance_scale") else 1.0
+
+
+# ---- what is on disk ----
+
+def resume(run, config, modules):
+    """The TrainState of checkpoint.pt, with its weights and optimizers in `modules`; a new one where there is none."""
+    path = run.folder / "checkpoint.pt"
+    if not path.exists():
+        return TrainState()
+    content = checkpoint.load_state(path)
+    if different := run_dir.differences(content.pop("identity", {key: {} for key in run_dir.IDENTITY_KEYS}), config):
+        raise UserError(f"{path} is of other settings than config.json:\n  " + "\n  ".join(different[:5]) +
+                        "\nNothing was changed. Start over with --fresh")
     try:
-        yield
-    except error_type as error:
-        raise UserError(str(error)) from None
+        for name, module in modules.items():
+            module.load_state_dict(content.pop(name))
+        state = TrainState(**content)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} does not fit {run} ({error}). Start over with --fresh") from error
+    say(f"{run}: continues from epoch {state.epoch}" + (f", step {state.step}" if state.step else ""))
+    return state
 
 
-class StopSignals:
-    """Ctrl-C and SIGTERM are noted, to be obeyed between two steps; a second one is obeyed at once."""
+def save_checkpoint(run, config, modules, state):
+    if distributed.is_main():
+        checkpoint.save_state(run.folder / "checkpoint.pt", {
+            **{name: module.state_dict() for name, module in modules.items()},
+            **{f.name: getattr(state, f.name) for f in dataclasses.fields(state)},
+            "identity": {key: config[key] for key in run_dir.IDENTITY_KEYS}})
 
-    def __init__(self):
-        self.signal = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.note)
 
-    def note(self, number, frame):
-        if self.signal:
-            sys.exit(128 + number)
-        self.signal = number
+def finish(run, config, model, state, train_set):
+    unreadable = distributed.all_gather_object(sorted(getattr(train_set, "bad", ())))
+    if not distributed.is_main():
+        return
+    log, last = state.log, state.log[-1]["selection_acc"]
+    run_dir.write_json(run.folder / "config.json", {
+        **config, "unreadable_files": sorted(set(sum(unreadable, []))), "best_epoch": state.best["epoch"],
+        "best_accuracy": state.best["accuracy"], "last_accuracy": last,
+        "train_seconds": round(state.train_seconds_before, 1),
+        "wall_clock_seconds": round(sum(row["seconds"] for row in log), 1)})
+    checkpoint.save_state(run.folder / "weights_best.pt", state.best_weights)
+    checkpoint.save_state(run.folder / "weights.pt", model.state_dict())  # the last file: the run is finished
+    (run.folder / "checkpoint.pt").unlink(missing_ok=True)
+    say(f"{run}: {len(log)} epochs in {sum(row['seconds'] for row in log):.0f} s, {config['selection_split']} accuracy "
+        f"{100 * last:.2f} % (best {100 * state.best['accuracy']:.2f} % in epoch {state.best['epoch']})")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"train.py{distributed.who()}: {error}")
+    run_script("train.py", main, distributed.rank_suffix)

@@ -7,12 +7,11 @@ from benchmarks.machine import flops_of
 from benchmarks.timing import summary, take_turns
 from data.datasets import CATALOG
 from data.loaders import ResidentImages
-from engine.build import members_of, model_of
+from engine.build import build_model, members_of
 from engine.inference import forward
-from engine.training_loss import as_ensemble
+from engine.training_loss import add_member_dim
 from metrics.scores import SCORES
-from models.fuse_conv_bn import folded
-from recipes import method_of, recipe_of
+from models.fuse_conv_bn import fuse_conv_bn
 
 BATCH = 100
 ORDINARY = "DataLoader, NCHW, B = 100"
@@ -29,9 +28,9 @@ PUBLISHED = ("MMLES", "MPS")  # the scores that DisMax's detect.py writes, one p
 
 
 def run(device, quick):
-    for title, (dataset, model, loss, few, many) in CASES.items():
+    for title, (dataset, model, method, few, many) in CASES.items():
         count = (few if quick else many) if device.type == "cpu" else 10_000
-        ways, flops = made(dataset, model, loss, count, device)
+        ways, flops = made(dataset, model, method, count, device)
         rates = take_turns(ways, 1 if quick else 5, device)
         against = [ORDINARY] + [EVERY_TIME] * (EVERY_TIME in ways)
         for name in against:
@@ -40,16 +39,16 @@ def run(device, quick):
                    **summary(rates, "ours", name)}
 
 
-def made(dataset, model, loss, count, device):
+def made(dataset, model, method, count, device):
     """name → function that scores all images and says how many; and ours' FLOPs of one image."""
-    name, method = method_of(loss)
-    recipe, catalog, rng = recipe_of(dataset, name, method), CATALOG[dataset], np.random.default_rng(0)
+    run, catalog, rng = plain.run_of(dataset, model, method), CATALOG[dataset], np.random.default_rng(0)
+    recipe = run.recipe
     images = rng.integers(0, 256, (count, catalog.size, catalog.size, 1 if catalog.size == 28 else 3), dtype=np.uint8)
     labels = rng.integers(0, catalog.classes, count)
     torch.manual_seed(0)
-    network = model_of({"run": {"dataset": dataset, "model": model}, "method": vars(method)})
+    network = build_model(run, catalog.classes)
     members = [plain.plain(member).eval().to(device) for member in members_of(network)]
-    fast = folded(network).to(device, memory_format=torch.channels_last)
+    fast = fuse_conv_bn(network).to(device, memory_format=torch.channels_last)
     resident = ResidentImages(images, labels, device, catalog.size, (recipe.mean, recipe.std))
     pictures = plain.loader(plain.Pictures(images, labels, recipe, training=False), BATCH, device, shuffle=False)
 
@@ -68,7 +67,7 @@ def made(dataset, model, loss, count, device):
 
     few = next(resident.eval_batches(4))[0], torch.stack([pictures.dataset[k][0] for k in range(4)]).to(device)
     with torch.no_grad():
-        scores = SCORES["MMLES"](as_ensemble(fast(few[0])).mean(0)), published_score(members, few[1], "MMLES")
+        scores = SCORES["MMLES"](add_member_dim(fast(few[0])).mean(0)), published_score(members, few[1], "MMLES")
         flops = flops_of(lambda: fast(few[0])) / 4
     tolerance = 1e-4 if device.type == "cpu" else 1e-2  # GPUs convolve in TF32
     assert torch.allclose(*scores, tolerance, tolerance), f"two different scores: {scores}"

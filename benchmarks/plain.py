@@ -6,6 +6,7 @@ the other, members of an ensemble one after another, pictures from a DataLoader,
 import copy
 import math
 import os
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,15 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from losses import DisMaxLossFirstPart
+from recipes import method_of, recipe_of
+from utils.run_dir import Run
+
+
+def run_of(dataset, model, name, **changes):
+    """The Run of a method by its published recipe, with some fields of the recipe changed."""
+    base, method = method_of(name)
+    recipe = recipe_of(dataset, base, method, model).changed(**changes)
+    return Run(Path(), dataset, model, name, 1, method, recipe)
 
 
 class PlainLeNet(torch.nn.Module):
@@ -74,16 +84,16 @@ def loss_of(members, images, labels):
     return sum(losses) / len(members), logits
 
 
-def sdde_loss_of(members, images, labels, shown, shown_labels, weight):
+def sdde_loss_of(members, images, labels, aux_images, aux_labels, weight):
     """`loss_of` and, as published, the mean cosine of the standardised GradCAM maps: all forward passes on images that
     ask for gradients, a backward pass of its own for each member's maps."""
     saliency = []
-    for member, x in zip(members, torch.stack([shown] * len(members)).requires_grad_()):
+    for member, x in zip(members, torch.stack([aux_images] * len(members)).requires_grad_()):
         member.eval()
         logits, _, stages = member(x, return_features=True)
         member.train()
         maps = stages[-2]
-        gradient, = torch.autograd.grad(logits.gather(1, shown_labels[:, None]).sum(), maps, create_graph=True)
+        gradient, = torch.autograd.grad(logits.gather(1, aux_labels[:, None]).sum(), maps, create_graph=True)
         cam = F.relu((gradient.mean((2, 3), keepdim=True) * maps).sum(1))[:, 1:-1, 1:-1].flatten(1)
         cam = (cam - cam.mean(1, keepdim=True)) / (cam.std(1, correction=0, keepdim=True) + 1e-6)
         saliency.append(cam / (cam.norm(dim=1, keepdim=True) + 1e-6))

@@ -1,4 +1,5 @@
 """Training with its input: what train.py does in its loop, against the ordinary way, on the same images."""
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -9,11 +10,10 @@ from benchmarks.machine import flops_of
 from benchmarks.timing import summary, take_turns
 from data.datasets import CATALOG
 from data.loaders import ResidentImages
-from engine import training
+from engine import devices
 from engine.batches import batches_of
-from engine.build import members_of, model_of, objective_of
-from engine.train_step import Stepper, speed_of
-from recipes import method_of, recipe_of
+from engine.build import build_model, build_training_loss, members_of
+from engine.train_step import TrainStep, execution_options
 
 LR = 1e-3  # labels are random: a published learning rate might diverge
 ORDINARY = "DataLoader, float32, NCHW, .item()"
@@ -23,7 +23,7 @@ class Case(NamedTuple):
     title: str
     dataset: str
     model: str
-    loss: str
+    method: str
     small: tuple  # images a batch and batches a round on a CPU, quick
     large: tuple  # the same when there is time; a GPU takes the recipe's batches
     targets: dict  # device type → ratio
@@ -45,54 +45,25 @@ CASES = [
     Case("5 ResNet18s, deep ensemble", "cifar10", "resnet18_32x32", "de", (4, 1), (32, 1), {"cpu": CIFAR_ON_CPU}),
     Case("5 ResNet18s, SDDE", "cifar10", "resnet18_32x32", "gradcam", (4, 1), (32, 1), {"cpu": CIFAR_ON_CPU}),
 ]
-TOGETHER = 5  # seeds at once
 
 
 def run(device, quick):
     for case in CASES:
-        if case.bf16 and not multiplies_bf16(device):
+        if case.bf16 and not (device.type == "cpu" and devices.multiplies_bfloat16(device)):
             yield {"what": f"training, {case.title}", "not_measured": "needs a CPU with AMX (a GPU uses it anyway)"}
             continue
         batch, steps = size_of(case, device, quick)
         made = Made(case, device, batch, steps)
         rates = take_turns({"ours": made.ours, ORDINARY: made.ordinary}, 1 if quick else 3, device)
         yield {"what": f"training, {case.title}, B = {batch}", "unit": "images/s", "against": ORDINARY,
-               "target": case.targets.get(device.type), "flops": made.flops, "bf16": made.speed.bf16,
-               "speed": vars(made.speed), **summary(rates, "ours", ORDINARY)}
+               "target": case.targets.get(device.type), "flops": made.flops, "bf16": made.options.bf16,
+               "options": made.options.record(), **summary(rates, "ours", ORDINARY)}
         made.close()
-    for case in CASES[:3]:
-        yield together(case, device, quick)
-
-
-def together(case, device, quick):
-    """Five seeds at once against one ordinary run, which is the rate of five one after another."""
-    what = f"training, {case.title}, {TOGETHER} seeds at once"
-    if device.type != "cuda":
-        return {"what": what, "not_measured": "needs a GPU"}
-    batch, steps = size_of(case, device, quick)
-    runs = [Made(case, device, batch, steps) for _ in range(TOGETHER)]
-
-    def ours():
-        training.take_turns([made.steps() for made in runs], device)
-        return batch * steps * TOGETHER
-
-    rates = take_turns({"ours": ours, ORDINARY: runs[0].ordinary}, 1 if quick else 3, device)
-    for made in runs:
-        made.close()
-    return {"what": f"{what}, B = {batch}", "unit": "images/s", "against": ORDINARY, "target": None,
-            "flops": runs[0].flops, "bf16": runs[0].speed.bf16, "speed": vars(runs[0].speed),
-            **summary(rates, "ours", ORDINARY)}
-
-
-def multiplies_bf16(device):
-    """Whether this is a CPU with matrix instructions for bfloat16."""
-    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
 
 
 def size_of(case, device, quick):
     if device.type == "cuda":
-        name, method = method_of(case.loss)
-        return recipe_of(case.dataset, name, method).batch_size, 50 if quick else 300
+        return plain.run_of(case.dataset, case.model, case.method).recipe.batch_size, 50 if quick else 300
     return case.small if quick else case.large
 
 
@@ -105,10 +76,9 @@ class Made:
 
     def __init__(self, case, device, batch, steps):
         self.case, self.device, self.batch, self.count = case, device, batch, steps
-        name, self.method = method_of(case.loss)
-        self.recipe = recipe_of(case.dataset, name, self.method).changed(batch_size=batch)
-        self.config = {"run": {"dataset": case.dataset, "model": case.model}, "method": vars(self.method)}
-        self.speed = speed_of(device, self.method, self.recipe, case.bf16)
+        self.run = plain.run_of(case.dataset, case.model, case.method, batch_size=batch)
+        self.recipe = self.run.recipe
+        self.options = execution_options(device, self.run, case.bf16)
         catalog, rng = CATALOG[case.dataset], np.random.default_rng(0)
         channels = 1 if catalog.size == 28 else 3
         images = rng.integers(0, 256, (batch * steps, catalog.size, catalog.size, channels), dtype=np.uint8)
@@ -116,15 +86,15 @@ class Made:
         self.data = ResidentImages(images, labels, device, catalog.size, (self.recipe.mean, self.recipe.std))
 
         torch.manual_seed(0)
-        model = model_of(self.config).to(device).train()
+        model = build_model(self.run, catalog.classes).to(device).train()
         self.members = torch.nn.ModuleList(plain.plain(member) for member in members_of(model))
         model.to(memory_format=torch.channels_last)
-        self.objective = objective_of(model, self.config, self.recipe)
+        self.training_loss = build_training_loss(model, self.run)
         self.compare()
-        optimizer = torch.optim.SGD(  # as engine/training.py's
+        optimizer = torch.optim.SGD(  # as train.py's
             model.parameters(), LR, self.recipe.momentum, weight_decay=self.recipe.weight_decay, nesterov=True,
             fused=True)
-        self.stepper = Stepper(self.objective, optimizer, None, self.recipe, self.speed, device)
+        self.train_step = TrainStep(self.training_loss, optimizer, None, self.recipe, self.options, device)
         self.plain_optimizer = torch.optim.SGD(
             self.members.parameters(), LR, self.recipe.momentum, weight_decay=self.recipe.weight_decay, nesterov=True)
         pictures = plain.Pictures(images, labels, self.recipe, resized=len(self.members) > 1)
@@ -139,52 +109,48 @@ class Made:
         losses = []
 
         def whole():
-            inputs, targets = self.objective.preprocessed(*batch[:2])
-            losses.append(self.objective(inputs, targets, *batch[2:]))
+            inputs, targets = self.training_loss.preprocess(*batch[:2])
+            losses.append(self.training_loss(inputs, targets, *batch[2:]))
             losses[0].backward()
 
         self.flops = flops_of(whole) / batch[1].numel()
         losses.append(self.plain_loss(*batch)[0])
-        self.objective.zero_grad()
+        self.training_loss.zero_grad()
         ours, theirs = (loss.item() for loss in losses)
         tolerance = 1e-4 if self.device.type == "cpu" else 1e-2  # GPUs convolve in TF32
         assert abs(ours - theirs) < tolerance * max(1, abs(theirs)), f"two different losses: {ours} and {theirs}"
 
     def batches(self, size=None, epoch=1):
         recipe = self.recipe if size is None else self.recipe.changed(batch_size=size)
-        return batches_of(self.data, None, self.config["method"], recipe, 1, epoch, 0)
+        return batches_of(self.data, None, replace(self.run, recipe=recipe), epoch, 0)
 
     # ---- ours ----
 
-    def steps(self):
-        """Yields after every step, as engine.training's generators do."""
-        for batch in self.batches(epoch=next(self.numbers)) if self.case.fed else [self.same] * self.count:
-            self.stepper(batch, LR, self.batch)
-            yield
-
     def ours(self):
-        training.take_turns([self.steps()], self.device)
+        with devices.side_stream(self.device):
+            for batch in self.batches(epoch=next(self.numbers)) if self.case.fed else [self.same] * self.count:
+                self.train_step(batch, LR, self.batch)
         return self.count * self.batch * len(self.members)
 
     # ---- the ordinary way ----
 
-    def plain_loss(self, inputs, targets, shown=None, shown_labels=None):
+    def plain_loss(self, inputs, targets, aux=None, aux_labels=None):
         if targets.dim() == 1:  # a single network's batch
             inputs, targets = inputs[None], targets[None]
         inputs = inputs.contiguous()
-        if shown is None:
+        if aux is None:
             return plain.loss_of(self.members, inputs, targets)
         return plain.sdde_loss_of(
-            self.members, inputs, targets, shown.contiguous(), shown_labels, self.recipe.diversity_weight)
+            self.members, inputs, targets, aux.contiguous(), aux_labels, self.recipe.diversity_weight)
 
     def ordinary(self):
         total = correct = 0
         for inputs, targets in self.pictures() if self.case.fed else [self.same[:2]] * self.count:
-            shown = ()
-            if self.method.diversity != "none":
+            aux = ()
+            if self.run.method.diversity != "none":
                 one = self.chance.integers(len(self.members))
-                shown = inputs[one], targets[one]
-            loss, logits = self.plain_loss(inputs, targets, *shown)
+                aux = inputs[one], targets[one]
+            loss, logits = self.plain_loss(inputs, targets, *aux)
             self.plain_optimizer.zero_grad()
             loss.backward()
             self.plain_optimizer.step()

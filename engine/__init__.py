@@ -1,1 +1,1 @@
-"""What train.py, evaluate.py and detect.py are made of: devices, processes, the step, an epoch, logits on disk."""
+"""What train.py, evaluate.py and detect.py are made of: devices, ranks, the step, checkpoints, logits."""

@@ -1,56 +1,85 @@
-"""From a run's names to its parts: the network or ensemble, and what its training minimises."""
+"""From the names of a run to its parts: the network or ensemble, and what its training minimises."""
+import importlib
 from functools import partial
 
-import models
-from data.datasets import CATALOG
-from engine.training_loss import Objective
-from losses import LOSSES, diversity
-from recipes import DICE
+from engine.training_loss import TrainingLoss
+from losses.diversity import DiceDiscriminator, OEDiversityLoss
+from models.ensemble import Ensemble
+from recipes import DIVERSITIES, HEADS, NETWORKS
 from utils.io import UserError
 
 
-def model_of(config):
-    """The freshly initialised network, or Ensemble, of a run's config."""
-    method, dataset = config["method"], config["run"]["dataset"]
-    head, classes = LOSSES[method["head"]][0], CATALOG[dataset].classes
-    if method["head"] == "softmax" and not config.get("recipe", {}).get("zero_bias", True):
-        head = partial(head, zero_bias=False)
-    if method["members"] == 1:
-        return models.build(config["run"]["model"], classes, head)
-    return models.build_ensemble(config["run"]["model"], classes, head, method["members"])
+def resolve(entry):
+    """The class behind an entry of the registry: the class itself, or "module:class"."""
+    if not isinstance(entry, str):
+        return entry
+    module, name = entry.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def build_network(name, num_classes, head):
+    """A freshly initialised network of the registry whose `.classifier` is head(num_features, num_classes).
+
+    Args:
+        head: a first-part class of `losses`, or anything called the same way, `torch.nn.Linear` for one.
+    UserError on an unknown name.
+    """
+    if name not in NETWORKS:
+        raise UserError(f"unknown network {name!r}: choose from {', '.join(NETWORKS)}")
+    return resolve(NETWORKS[name].build)(num_classes, head)
+
+
+def build_ensemble(name, num_classes, head, members):
+    """An Ensemble of so many networks, initialised one after another from one random stream."""
+    return Ensemble([build_network(name, num_classes, head) for _ in range(members)])
+
+
+def build_model(run, num_classes):
+    """The freshly initialised network, or Ensemble, of a run."""
+    if run.method.head not in HEADS:
+        raise UserError(f"unknown head {run.method.head!r}: choose from {', '.join(HEADS)}")
+    head = resolve(HEADS[run.method.head].first)
+    if run.method.head == "softmax":
+        head = partial(head, zero_bias=run.recipe.zero_bias)
+    if run.method.members == 1:
+        return build_network(run.model, num_classes, head)
+    return build_ensemble(run.model, num_classes, head, run.method.members)
 
 
 def members_of(model):
     return list(getattr(model, "members", [model]))
 
 
-def objective_of(model, config, recipe):
-    """The Objective of a run's config, its diversity losses on the model's device."""
-    method = config["method"]
-    second = LOSSES[method["head"]][1]
-    if method["members"] < 2 and method["diversity"] != "none":
-        raise UserError(f"--diversity {method['diversity']} keeps members apart: it needs --members 2 or more")
-    if method["head"] == "dismax_fpr":
-        second = partial(second, alpha=recipe.alpha)
-    terms, weights = {}, {}
-    if method["diversity"] != "none":
-        terms["diversity"] = diversity_loss(method["diversity"], recipe, model)
+def build_training_loss(model, run):
+    """The TrainingLoss of a run, its diversity losses on the model's device."""
+    method, recipe = run.method, run.recipe
+    if method.members < 2 and method.diversity != "none":
+        raise UserError(f"--diversity {method.diversity} separates members: it needs --members 2 or more")
+    aux_losses, weights = {}, {}
+    if method.diversity != "none":
+        aux_losses["diversity"] = diversity_loss(model, method.diversity, recipe)
         weights["diversity"] = recipe.diversity_weight
-    if method["outliers"] != "none":
-        terms["outlier"], weights["outlier"] = diversity.OEDiversityLoss(), recipe.outlier_weight
-    if method["diversity"] in DICE and (recipe.per_class < 2 or recipe.batch_size % recipe.per_class):
+    if method.outliers != "none":
+        aux_losses["outlier"], weights["outlier"] = OEDiversityLoss(), recipe.outlier_weight
+    second, options = resolve(HEADS[method.head].second), HEADS[method.head].options(recipe)
+    criteria = [second(member.classifier, **options) for member in members_of(model)]
+    image_gradients = method.diversity != "none" and DIVERSITIES[method.diversity].image_gradients
+    return TrainingLoss(model, criteria, aux_losses, weights, image_gradients)
+
+
+def diversity_loss(model, name, recipe):
+    diversity = DIVERSITIES[name]
+    loss = partial(resolve(diversity.loss), **diversity.options(recipe))
+    if not diversity.discriminator:
+        return loss()
+    if recipe.per_class < 2 or recipe.batch_size % recipe.per_class:
         raise UserError("DICE needs two or more images a class, and batches that they fill: --per-class "
                         f"{recipe.per_class} and --batch-size {recipe.batch_size} don't")
-    criteria = [second(member.classifier) for member in members_of(model)]
-    return Objective(model, criteria, terms, weights, image_gradients=method["diversity"] == "input_gradient")
+    head = members_of(model)[0].classifier
+    device = next(model.parameters()).device
+    return loss(DiceDiscriminator(head.num_classes, head.num_features).to(device))
 
 
-def diversity_loss(name, recipe, model):
-    head, device = members_of(model)[0].classifier, next(model.parameters()).device
-    if name in DICE:
-        discriminator = diversity.DiceDiscriminator(head.num_classes, head.num_features).to(device)
-        return diversity.DiceDiversityLoss(discriminator, as_published=name == "dice")
-    if name in ("adp", "adp_stable"):
-        return diversity.ADPDiversityLoss(recipe.adp_alpha, recipe.adp_beta, as_published=name == "adp")
-    return {"ncl": diversity.NCLDiversityLoss, "gradcam": diversity.GradCAMDiversityLoss,
-            "input_gradient": lambda: diversity.InputGradientDiversityLoss("gt")}[name]()
+def shares_batch(method):
+    """Whether all members train on the same images."""
+    return method.diversity != "none" and DIVERSITIES[method.diversity].shared_batch

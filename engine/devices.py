@@ -1,4 +1,5 @@
-"""Which device a script runs on, and what it is called in the records."""
+"""Which device a script runs on, what it is called in the records, and what to do when its memory is too small."""
+import contextlib
 import ctypes
 import platform
 import sys
@@ -11,7 +12,7 @@ from utils.io import UserError
 def choose(name=None):
     """The device called `name` ("cpu", "cuda:1", "mps" …); by default the accelerator if there is one, else the CPU."""
     if name is None:
-        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        device = default_device()
     else:
         try:
             device = torch.device(name)
@@ -21,6 +22,12 @@ def choose(name=None):
     if device.type == "cpu":
         keep_freed_memory()
     return device
+
+
+def default_device():
+    if torch.accelerator.is_available():  # PyTorch 2.6 has no current_accelerator(check_available=True)
+        return torch.accelerator.current_accelerator()
+    return torch.device("cpu")
 
 
 def keep_freed_memory(keep=True):
@@ -53,8 +60,39 @@ def describe(device):
     return f"cpu ({name}, {torch.get_num_threads()} threads)"
 
 
-def random_state(device):
-    """The states of the generators that a step may draw from, to be put back by `restore_random_state`."""
+def multiplies_bfloat16(device):
+    """Whether the device has matrix units for bfloat16, so that training in it pays: no emulation, no conversion."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):  # the question is about the current device
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu" and sys.platform == "linux":
+        try:
+            with open("/proc/cpuinfo") as file:
+                return "amx_bf16" in file.read()
+        except OSError:
+            return False
+    return False
+
+
+@contextlib.contextmanager
+def side_stream(device):
+    """A block whose work on a GPU goes to a stream of its own, as CUDA graphs are not recorded on the default one."""
+    if device.type != "cuda":
+        yield
+        return
+    synchronize(device)  # what the default stream has been given is done
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):
+        yield
+
+
+def synchronize(device):
+    """Wait until the device has done what it was given."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize(device)
+
+
+def rng_state(device):
+    """The states of the generators that a step may draw from, to be put back by `restore_rng_state`."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["device"] = torch.cuda.get_rng_state(device)
@@ -63,9 +101,25 @@ def random_state(device):
     return state
 
 
-def restore_random_state(state, device):
+def restore_rng_state(state, device):
     torch.set_rng_state(state["cpu"])
     if "device" in state and device.type == "cuda":
         torch.cuda.set_rng_state(state["device"], device)
     elif "device" in state and device.type != "cpu":
         torch.get_device_module(device).set_rng_state(state["device"])
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(device):
+    """A block in which running out of memory is a UserError that says what to do."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        text = str(error)
+        if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text
+                or "not enough memory" in text):
+            raise
+        raise UserError(
+            f"{device} is out of memory ({(text or 'MemoryError').splitlines()[0]}). Lower what a step takes: "
+            "--micro-batch 16 accumulates gradients over parts of a batch (BN then sees the parts); fewer runs at once "
+            "(RUNS_PER_GPU); or several GPUs (torchrun). A smaller --batch-size is another recipe") from error

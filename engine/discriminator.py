@@ -1,11 +1,23 @@
-"""DICE's discriminator and its optimiser, which learn beside the ensemble."""
+"""DICE's discriminator learns beside the ensemble."""
 import torch
 
 from engine import distributed
 
 
-class Adversary:
-    """DICE's discriminator and its optimiser (RMSprop, momentum 0.9, weight decay 5e-4), a step for each of ours."""
+def discriminator_of(diversity_loss, recipe):
+    """The DiscriminatorTrainer of a diversity loss; None where the loss has no discriminator."""
+    found = getattr(diversity_loss, "discriminator", None)
+    return DiscriminatorTrainer(found, recipe.discriminator_lr, recipe.clip) if found else None
+
+
+class DiscriminatorTrainer:
+    """The discriminator and its optimizer (RMSprop, momentum 0.9, weight decay 5e-4), a step for each of ours.
+
+    Args:
+        discriminator: a losses.diversity.DiceDiscriminator.
+        lr: learning rate.
+        clip: largest norm of its gradients; 0: not clipped.
+    """
 
     names = ("discriminator_loss", "discriminator_accuracy")
 
@@ -19,7 +31,7 @@ class Adversary:
         loss, accuracy = self.discriminator.loss(features, labels)
         loss.backward()
         for p in self.discriminator.parameters():
-            distributed.summed(p.grad).div_(distributed.shard()[1])
+            distributed.all_reduce_sum(p.grad).div_(distributed.rank_and_world_size()[1])
         if self.clip:
             torch.nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.clip)
         self.optimizer.step()

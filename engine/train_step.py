@@ -1,136 +1,198 @@
-"""One step of SGD, in the fastest form that the device supports. Each form is off by a flag of train.py; without them
-all it is plain float32, eager. The recipe is the same in every form."""
-from dataclasses import dataclass
+"""One step of SGD, in the fastest form that the device supports. Each form is off by a flag of train.py; without all of
+them it is plain float32, eager. The recipe is the same in every form."""
+from dataclasses import asdict, dataclass
 
 import torch
 
-from engine import distributed
-from engine.cuda_graph import Recording
-from recipes import DICE
+from engine import devices, distributed
+from engine.cuda_graph import CUDAGraphStep, Snapshot, disagreement, version_is_safe
+from recipes import DIVERSITIES
 from utils.io import UserError
 
-EAGER_STEPS = 3  # before the recording: libraries pick their algorithms and reserve memory in their first calls
+WARMUP_STEPS = 3  # before the recording: libraries choose their algorithms and reserve memory in their first calls
 
 
 @dataclass(frozen=True)
-class Speed:
+class ExecutionOptions:
     """bf16: convolutions and products in bfloat16, heads, losses and BN statistics in float32. graphs: the step is
-    recorded as a CUDA graph and replayed, so that Python and launches cost nothing. compiled: by torch.compile."""
+    recorded as a CUDA graph and replayed, so that Python and launches cost nothing. compiled: by torch.compile.
+    why_eager: why there is no graph, "" where there may be one."""
 
-    bf16: bool
-    graphs: bool
-    compiled: bool
+    bf16: bool = False
+    graphs: bool = False
+    compiled: bool = False
+    why_eager: str = ""
 
-
-def speed_of(device, method, recipe, bf16=None, graphs=None, compiled=None):
-    """The Speed asked for, None meaning what is known to pay on the device. UserError when it cannot be had."""
-    on_gpu = device.type == "cuda"
-    accumulates = recipe.micro_batch and recipe.micro_batch < recipe.batch_size
-    against_graphs = ("they need a CUDA device" if not on_gpu else "not with several processes" if distributed.several()
-                      else "not with --micro-batch" if accumulates
-                      else "DICE looks at its batches on the CPU" if method.diversity in DICE else "")
-    if graphs and against_graphs:
-        raise UserError(f"--graphs: {against_graphs}")
-    if compiled and (distributed.several() or method.diversity in DICE):
-        raise UserError("--compile: neither with several processes nor for DICE, which looks at its batches on the CPU")
-    return Speed(bf16=on_gpu and torch.cuda.is_bf16_supported() if bf16 is None else bf16,
-                 graphs=not against_graphs if graphs is None else graphs, compiled=bool(compiled))
+    def record(self):
+        return asdict(self)
 
 
-class Stepper:
-    """Steps of one run. `sums`, on the device, adds up what they report, times their images; nothing waits for it.
+def execution_options(device, run, bf16=None, graphs=None, compiled=None):
+    """The options asked for, None meaning what is known to pay on the device. UserError when they cannot be had."""
+    accumulates = run.recipe.micro_batch and run.recipe.micro_batch < run.recipe.batch_size
+    has_discriminator = run.method.diversity != "none" and DIVERSITIES[run.method.diversity].discriminator
+    why_not = ("they need a CUDA device" if device.type != "cuda" else
+               "not with several ranks" if distributed.is_distributed() else
+               "not with --micro-batch" if accumulates else
+               "DICE looks at its batches on the CPU" if has_discriminator else "")
+    if graphs and why_not:
+        raise UserError(f"--graphs: {why_not}")
+    if compiled and (distributed.is_distributed() or has_discriminator):
+        raise UserError("--compile: neither with several ranks nor for DICE, which looks at its batches on the CPU")
+    if graphs is None and not why_not and not version_is_safe():
+        why_not = f"PyTorch {torch.__version__} does not recover from a capture that fails; --graphs tries it"
+    if graphs is False:
+        why_not = why_not or "--no-graphs"
+    small = run.model == "lenet"  # bfloat16 gains nothing on its narrow layers
+    pays = devices.multiplies_bfloat16(device) and not (small and device.type == "cpu")
+    return ExecutionOptions(bf16=pays if bf16 is None else bf16, graphs=not why_not, compiled=bool(compiled),
+                            why_eager=why_not)
+
+
+class TrainStep:
+    """Steps of one run. `sums`, on the device, adds up the metrics, times their images; nothing waits for it.
 
     Args:
-        objective, optimizer: as they will be used; a checkpoint's state must be in them already.
-        adversary: DICE's Adversary, or None.
+        training_loss, optimizer: as they will be used; a checkpoint's state must be in them already.
+        discriminator: DICE's DiscriminatorTrainer, or None.
+        record: makes the recorded step; tests put another in its place.
 
-    `unrecorded` says why steps are not replayed although they should be, "" if they are.
+    `graph_status` says "graphed", or why steps run eagerly.
     """
 
-    def __init__(self, objective, optimizer, adversary, recipe, speed, device):
-        self.objective, self.optimizer, self.adversary, self.recipe = objective, optimizer, adversary, recipe
-        self.speed, self.device = speed, device
-        self.names = [*objective.names, *(adversary.names if adversary else ())]
+    def __init__(self, training_loss, optimizer, discriminator, recipe, options, device, record=CUDAGraphStep):
+        self.training_loss, self.optimizer, self.discriminator = training_loss, optimizer, discriminator
+        self.recipe, self.options, self.device, self.record = recipe, options, device, record
+        self.names = [*training_loss.names, *(discriminator.names if discriminator else ())]
         self.sums = torch.zeros(len(self.names), device=device)
-        self.loss_of = distributed.averaging(compiled(objective) if speed.compiled else objective, device)
-        self.seen, self.recording, self.unrecorded = 0, None, ""
-        if speed.graphs:  # a recording reads numbers only once, tensors at every replay
+        self.loss = distributed.wrap_ddp(compile_loss(training_loss) if options.compiled else training_loss, device)
+        self.graph, self.is_checked, self.warmup_steps = None, False, 0
+        self.graph_error = "" if options.graphs else options.why_eager or "not asked for"
+        if options.graphs:  # a recording reads numbers only once, tensors at every replay
             for group in optimizer.param_groups:
                 group["lr"] = torch.tensor(float(group["lr"]), device=device)
 
+    @property
+    def graph_status(self):
+        return f"eager: {self.graph_error}" if self.graph_error else "graphed" if self.graph else "eager: too few steps"
+
     def __call__(self, batch, lr, size):
-        """Step on a batch of epoch.batches_of, this process's part of `size` images."""
+        """Step on a batch of engine.batches, this rank's part of `size` images."""
         for group in self.optimizer.param_groups:
-            if self.speed.graphs:
+            if self.options.graphs:
                 group["lr"].fill_(lr)
             else:
                 group["lr"] = lr
-        if self.speed.graphs:
-            return self.recorded(*self.prepared(*batch))
-        processes = distributed.shard()[1]
-        parts = -(-size // (processes * self.recipe.micro_batch)) if self.recipe.micro_batch else 1
+        if self.options.graphs:
+            self.graphed_step(self.preprocess(*batch))
+        else:
+            self.eager_step(batch, size)
+
+    def preprocess(self, inputs, targets, *aux):
+        """A batch as the network gets it: mixed by its criterion where that mixes, channels innermost in memory."""
+        inputs, targets = self.training_loss.preprocess(inputs, targets)
+        return channels_last(inputs), targets, *aux
+
+    def eager_step(self, batch, size):
+        """One step, its gradients accumulated over micro-batches where the recipe says so."""
+        ranks = distributed.rank_and_world_size()[1]
+        parts = -(-size // (ranks * self.recipe.micro_batch)) if self.recipe.micro_batch else 1
         self.optimizer.zero_grad()
         for k in range(parts):
-            inputs, targets, *shown = batch
+            inputs, targets, *aux = batch
             part = inputs.tensor_split(parts, -4)[k], targets.tensor_split(parts, -1)[k], *(
-                each if each is None else each.tensor_split(parts)[k] for each in shown)
-            with distributed.without_averaging(self.loss_of, but_last=k == parts - 1):
-                # averaged over processes: times their number
-                self.backward(self.prepared(*part), part[1].shape[-1] * processes / size)
+                each if each is None else each.tensor_split(parts)[k] for each in aux)
+            with distributed.no_sync(self.loss, is_last=k == parts - 1):
+                # DDP averages over the ranks: times their number, it is the sum
+                self.backward(self.preprocess(*part), part[1].shape[-1] * ranks / size)
         self.update()
 
-    def prepared(self, inputs, targets, *shown):
-        """A batch as the network gets it: mixed by its criterion where that mixes, channels innermost in memory."""
-        inputs, targets = self.objective.preprocessed(inputs, targets)
-        return channels_last(inputs), targets, *shown
-
-    def backward(self, batch, share):
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.speed.bf16):
-            loss = self.loss_of(*batch)
-        (loss * share).backward()
-        count, own = batch[1].shape[-1], len(self.objective.names)
-        self.sums[:own] += self.objective.report * count
-        if self.adversary:
-            self.sums[own:] += self.adversary.step(self.objective.features, self.objective.labels) * count
+    def backward(self, batch, scale):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16):
+            loss = self.loss(*batch)
+        (loss * scale).backward()
+        count, own = batch[1].shape[-1], len(self.training_loss.names)
+        self.sums[:own] += self.training_loss.metrics * count
+        if self.discriminator:
+            self.sums[own:] += self.discriminator.step(
+                self.training_loss.aux_features, self.training_loss.aux_labels) * count
 
     def update(self):
         if self.recipe.clip:
-            torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.recipe.clip)
+            torch.nn.utils.clip_grad_norm_(self.training_loss.parameters(), self.recipe.clip)
         self.optimizer.step()
 
     # ---- as a CUDA graph ----
 
-    def recorded(self, *batch):
-        """Step by replaying; the first steps, and batches of another shape (an epoch's last one), eagerly."""
-        if self.recording and self.recording.fits(batch):
-            return self.recording.replay(batch)
-        self.whole(*batch)
-        self.seen += 1
-        if self.seen == EAGER_STEPS:
-            try:
-                self.recording = Recording(self.whole, batch, self.device)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:  # something in the step cannot be recorded: as slow as without, and no worse
-                self.unrecorded = str(error).splitlines()[0]
-
-    def whole(self, *batch):
+    def whole_step(self, *batch):
         self.optimizer.zero_grad()
         self.backward(batch, 1)
         self.update()
 
+    def graphed_step(self, batch):
+        """Step by replaying; the first steps, and batches of another shape (an epoch's last one), eagerly.
 
-def compiled(objective, backend="inductor"):
+        The first replay is checked against the eager step from the same state. If they differ, or if the step cannot be
+        recorded, the run continues eagerly, and `graph_status` says why.
+        """
+        if self.graph and self.graph.accepts(batch):
+            if self.is_checked:
+                return self.replay(batch)
+            return self.checked_replay(batch)
+        self.whole_step(*batch)
+        self.warmup_steps += 1
+        if self.warmup_steps == WARMUP_STEPS and not self.graph_error:
+            try:
+                self.graph = self.record(self.whole_step, batch, self.device)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                self.graph_error = f"the step could not be recorded ({first_line(error)})"
+                if not version_is_safe():
+                    raise UserError(f"{self.graph_error}, and PyTorch {torch.__version__} does not recover from that. "
+                                    "Continue with the same command and --no-graphs") from error
+
+    def replay(self, batch):
+        try:
+            self.graph.replay(batch)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # the state on the device is unknown
+            raise UserError(f"the recorded step failed ({first_line(error)}). The last checkpoint is whole: continue "
+                            "with the same command and --no-graphs") from error
+
+    def checked_replay(self, batch):
+        tensors = dict(self.training_loss.model.state_dict(keep_vars=True)) | {"metrics": self.sums}
+        for k, state in enumerate(self.optimizer.state.values()):
+            tensors |= {f"{key} {k}": value for key, value in state.items() if torch.is_tensor(value)}
+        rng, before = devices.rng_state(self.device), Snapshot(tensors)
+        self.whole_step(*batch)
+        eager, after = Snapshot(tensors), devices.rng_state(self.device)
+        before.restore()
+        devices.restore_rng_state(rng, self.device)
+        self.replay(batch)
+        if difference := disagreement(before, eager, tensors):
+            self.graph_error, self.graph = f"a replay was not the step ({difference})", None
+            eager.restore()
+            devices.restore_rng_state(after, self.device)
+        self.is_checked = True
+
+
+def first_line(error):
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def compile_loss(training_loss, backend="inductor"):
     """The whole loss as one function, or an error: a compiled network alone has no second derivatives."""
     if hasattr(torch._dynamo.config, "trace_autograd_ops"):
         torch._dynamo.config.trace_autograd_ops = True  # the gradients inside GradCAM's loss
-    return torch.compile(objective, fullgraph=True, backend=backend)
+    return torch.compile(training_loss, fullgraph=True, backend=backend)
 
 
 def channels_last(images):
     """The images with the channels innermost in memory; (N, B, 3, H, W) or (B, 3, H, W), the shape stays.
 
-    Grey images, whose channels are one and the same memory, are left so.
+    Grayscale images, whose channels are one and the same memory, are left so.
     """
     if images.stride(-3) == 0:
         return images

@@ -1,4 +1,4 @@
-"""What one training step minimises: the members' mean loss, what keeps them apart, and what outliers teach them.
+"""What one training step minimises: the members' mean loss, their diversity loss, and outlier exposure.
 
 One network is an ensemble of one. As a module with one forward it can be wrapped by DistributedDataParallel, though the
 diversity losses differentiate inside it.
@@ -9,73 +9,81 @@ import torch
 from torch import nn
 
 
-class Objective(nn.Module):
-    """(1/N) Σₙ criterionₙ + Σ weight · term  (SDDE, section 3; with N = 1 and no terms the DisMax recipe's loss).
+class TrainingLoss(nn.Module):
+    """(1/N) Σₙ criterionₙ + Σ weight · aux_loss  (SDDE, section 3; DisMax: N = 1, no aux_losses).
 
     Args:
         model: a network, or an Ensemble of N.
         criteria: the second part of each member's loss.
-        terms: name → diversity loss, called as loss(images=, labels=, logits=, features=, feature_maps=).
+        aux_losses: name → diversity loss, called as loss(images=, labels=, logits=, features=, feature_maps=).
         weights: name → its factor; may be changed between steps (DICE's ramp).
-        image_gradients: whether a term differentiates by the images.
+        image_gradients: whether an auxiliary loss differentiates by the images.
 
-    After a call `report` holds, detached, loss, accuracy (of the members on their own batches, mean), each term's value
-    and the share of dead saliency maps, in the order of `names`; `features` and `labels` are what the terms were given.
+    After a call `metrics` holds, detached and in the order of `names`: loss, accuracy (of the members on their own
+    batches, mean), each auxiliary loss's value and the share of dead saliency maps. `aux_features` and `aux_labels` are
+    what the auxiliary losses were given, detached, so that they do not keep the step's graph alive.
     """
 
-    def __init__(self, model, criteria, terms=None, weights=None, image_gradients=False):
+    def __init__(self, model, criteria, aux_losses=None, weights=None, image_gradients=False):
         super().__init__()
         self.model, self.criteria = model, criteria
-        self.terms, self.weights, self.image_gradients = terms or {}, dict(weights or {}), image_gradients
-        self.names = ("loss", "accuracy", *self.terms)
-        if any(hasattr(term, "dead_fraction") for term in self.terms.values()):
+        self.aux_losses, self.weights, self.image_gradients = aux_losses or {}, dict(weights or {}), image_gradients
+        self.names = ("loss", "accuracy", *self.aux_losses)
+        if any(hasattr(loss, "dead_fraction") for loss in self.aux_losses.values()):
             self.names += ("dead_maps",)
-        self.bodies = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+        self.batch_norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
 
-    def forward(self, inputs, targets, shown=None, shown_labels=None):
+    def forward(self, inputs, targets, aux_images=None, aux_labels=None):
         """The loss of a step.
 
         Args:
             inputs, targets: (N, B, 3, H, W) and (N, B), a batch a member; or (B, 3, H, W) and (B), one for all; as
-                `preprocessed` gives them.
-            shown: images (B', 3, H, W) for the terms, which every member sees with frozen BN statistics; None: the
-                terms are computed on `inputs`, which all members must share then.
-            shown_labels: (B'); None: the class that the mean of the members' logits is largest for.
+                `preprocess` gives them.
+            aux_images: images (B', 3, H, W) for the auxiliary losses, which every member sees with frozen BN
+                statistics; None: they are computed on `inputs`, which all members must share then.
+            aux_labels: (B'); None: the class that the mean of the members' logits is largest for.
         """
-        reuse = self.terms and shown is None
+        reuse = self.aux_losses and aux_images is None
         output = self.model(inputs, return_features=True) if reuse else self.model(inputs)
-        logits = as_ensemble(output[0] if reuse else output)  # (N, B, C)
-        own = targets if targets.dim() == 2 else [targets] * len(logits)
-        if not logits.shape[1]:  # a batch smaller than the number of processes leaves some without
-            self.report = torch.zeros(len(self.names), device=logits.device)
+        logits = add_member_dim(output[0] if reuse else output)  # (N, B, C)
+        targets_per_member = targets if targets.dim() == 2 else [targets] * len(logits)
+        if not logits.shape[1]:  # a batch smaller than the number of ranks leaves some without
+            self.metrics = torch.zeros(len(self.names), device=logits.device)
             return logits.sum()  # 0
-        losses = [criterion(z, y) for criterion, z, y in zip(self.criteria, logits, own)]
+        losses = [criterion(z, y) for criterion, z, y in zip(self.criteria, logits, targets_per_member)]
         loss = torch.stack(losses).mean()
-        plain = self.criteria[0].unmixed(logits.shape[1])  # a mixed image has no one class to be right about
-        hits = torch.stack([(z[:plain].argmax(1) == y[:plain]).float().mean() for z, y in zip(logits, own)])  # (N)
-        report = [loss, hits.mean()]
-        if self.terms:
-            if shown is None:
-                shown, shown_labels = inputs, targets
+        metrics = [loss, self.accuracy(logits, targets_per_member)]
+        if self.aux_losses:
+            if aux_images is None:
+                aux_images, aux_labels = inputs, targets
             else:
                 if self.image_gradients:
-                    shown = shown.expand(len(logits), *shown.shape).clone().requires_grad_()  # (N, B', 3, H, W)
-                with frozen_statistics(self.bodies):
-                    output = self.model(shown, return_features=True)
-            logits, self.features, maps = as_ensemble(output[0]), as_list(output[1]), as_list(output[2])
-            if shown_labels is None:
-                shown_labels = logits.detach().mean(0).argmax(1)
-            self.labels = shown_labels
-            for name, term in self.terms.items():
-                value = term(
-                    images=shown, labels=shown_labels, logits=logits, features=self.features, feature_maps=maps)
-                loss = loss + self.weights[name] * value
-                report.append(value)
-            report += [term.dead_fraction for term in self.terms.values() if hasattr(term, "dead_fraction")]
-        self.report = torch.stack([value.detach() for value in report])
+                    shape = (len(logits), *aux_images.shape)
+                    aux_images = aux_images.expand(shape).clone().requires_grad_()  # (N, B', 3, H, W)
+                with frozen_statistics(self.batch_norms):
+                    output = self.model(aux_images, return_features=True)
+            values, dead = self.auxiliary(aux_images, aux_labels, output)
+            loss = loss + sum(self.weights[name] * value for name, value in values.items())
+            metrics += [*values.values(), *dead]
+        self.metrics = torch.stack([value.detach() for value in metrics])
         return loss
 
-    def preprocessed(self, inputs, targets):
+    def accuracy(self, logits, targets_per_member):
+        unmixed = self.criteria[0].unmixed(logits.shape[1])  # a mixed image has no one class to be right about
+        hits = [(z[:unmixed].argmax(1) == y[:unmixed]).float().mean() for z, y in zip(logits, targets_per_member)]
+        return torch.stack(hits).mean()
+
+    def auxiliary(self, images, labels, output):
+        """({name: value}, [share of dead maps]) of the auxiliary losses."""
+        logits, features, maps = add_member_dim(output[0]), as_list(output[1]), as_list(output[2])
+        if labels is None:
+            labels = logits.detach().mean(0).argmax(1)
+        self.aux_features, self.aux_labels = [f.detach() for f in features], labels
+        values = {name: loss(images=images, labels=labels, logits=logits, features=features, feature_maps=maps)
+                  for name, loss in self.aux_losses.items()}
+        return values, [loss.dead_fraction for loss in self.aux_losses.values() if hasattr(loss, "dead_fraction")]
+
+    def preprocess(self, inputs, targets):
         """Every member's batch through its criterion's preprocess; a batch for all through the first one's."""
         if not targets.numel():
             return inputs, targets
@@ -88,7 +96,7 @@ class Objective(nn.Module):
         return torch.stack(images), torch.stack(labels)
 
 
-def as_ensemble(logits):
+def add_member_dim(logits):
     return logits if logits.dim() == 3 else logits[None]  # (B, C) → (1, B, C)
 
 

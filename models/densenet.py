@@ -10,7 +10,7 @@ LAYERS = 16  # bottleneck layers a block: (100 − 4) / 6
 
 
 class Bottleneck(nn.Module):
-    folds = (("conv1", "bn2"),)  # bn1 comes before any convolution
+    conv_bn_pairs = (("conv1", "bn2"),)  # bn1 comes before any convolution
 
     def __init__(self, channels):
         super().__init__()

@@ -5,7 +5,7 @@ from .network import Network, initialize_convolutions, relu
 
 
 class BasicBlock(nn.Module):
-    folds = ("conv1", "bn1"), ("conv2", "bn2")
+    conv_bn_pairs = ("conv1", "bn1"), ("conv2", "bn2")
 
     def __init__(self, channels, width, stride):
         super().__init__()
@@ -86,7 +86,7 @@ class TorchvisionResNet(Network):
         self.body = getattr(models, name)(**options)
         del self.body.fc
         for block in self.body.modules():  # BasicBlock, Bottleneck, and the stem of ResNet itself
-            block.folds = [(f"conv{k}", f"bn{k}") for k in (1, 2, 3) if hasattr(block, f"bn{k}")]
+            block.conv_bn_pairs = [(f"conv{k}", f"bn{k}") for k in (1, 2, 3) if hasattr(block, f"bn{k}")]
 
     def stages(self, images):
         body = self.body

@@ -8,7 +8,7 @@ from .network import Network, initialize_convolutions, relu
 class SmallBlock(nn.Module):
     """Two 3×3 convolutions; the shortcut has no parameters (option A): every other pixel, new channels zero."""
 
-    folds = ("conv1", "bn1"), ("conv2", "bn2")
+    conv_bn_pairs = ("conv1", "bn1"), ("conv2", "bn2")
 
     def __init__(self, channels, width, stride):
         super().__init__()

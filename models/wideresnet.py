@@ -6,7 +6,7 @@ from .network import Network, initialize_convolutions, relu
 
 
 class WideBlock(nn.Module):
-    folds = (("conv1", "bn2"),)  # bn1 comes before any convolution
+    conv_bn_pairs = (("conv1", "bn2"),)  # bn1 comes before any convolution
 
     def __init__(self, channels, width, stride):
         super().__init__()

@@ -79,4 +79,4 @@ def saved_logits(run, dataset):
 def log_of(run):
     with open(run / "log.csv") as file:
         rows = list(csv.DictReader(file))
-    return [int(row["epoch"]) for row in rows], [float(row["val_acc"]) for row in rows]
+    return [int(row["epoch"]) for row in rows], [float(row["selection_acc"]) for row in rows]

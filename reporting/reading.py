@@ -13,19 +13,20 @@ def read_runs(results_dir, dataset="*"):
     UserError when there is no run.
     """
     rows, frames = [], []
-    for run in run_dir.find(results_dir, dataset):
-        config = run_dir.read_config(run)
+    for run in run_dir.find_runs(results_dir, dataset):
+        config = run_dir.read_json(run / "config.json")
         changed = ", ".join(f"{field} {c['used']} (published {c['published']})"
                             for field, c in config["overrides"].items())
         session = config["sessions"][-1]
+        address = {**config["run"], "loss": config["run"]["method"]}
         rows.append({
-            **config["run"], "folder": run, "changed": changed, "epochs": config["recipe"]["epochs"],
+            **address, "folder": run, "changed": changed, "epochs": config["recipe"]["epochs"],
             **{key: config[key] for key in (
                 "parameters", "last_accuracy", "best_accuracy", "best_epoch", "wall_clock_seconds")},
             **{key: session[key] for key in ("device", "torch", "commit")},
         })
         frame = pd.read_csv(run / "metrics.csv", keep_default_na=False)
-        frames.append(frame.assign(**config["run"], changed=changed, note=frame.get("note", "")))
+        frames.append(frame.assign(**address, changed=changed, note=frame.get("note", "")))
     if not rows:
         where = results_dir if dataset == "*" else results_dir / dataset
         raise UserError(f"no evaluated run below {where}. "

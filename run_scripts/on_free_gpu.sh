@@ -1,18 +1,57 @@
 #!/bin/bash
-# Run a command on a GPU that no other such command of yours has, and wait for one if need be; `make -j 8` does so for its
-# jobs. Of CUDA_VISIBLE_DEVICES if that is set. Where there is no GPU, or no flock, the command is just run.
+# Run a command on a GPU that has a free slot, and wait for one if need be; `make -j 8` does so for its jobs.
 #   run_scripts/on_free_gpu.sh python train.py …
+# RUNS_PER_GPU=5: so many commands at once on each GPU, with NVIDIA MPS where it can be started. CUDA_VISIBLE_DEVICES
+# limits the choice. Under Slurm a job keeps the GPUs that Slurm gave it. Without a GPU the command is just run.
+slots=${RUNS_PER_GPU:-1}
+if [ -n "$SLURM_JOB_ID" ] && [ "$slots" = 1 ]; then exec "$@"; fi
 gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=uuid --format=csv,noheader 2> /dev/null)}
 [ -n "$gpus" ] && command -v flock > /dev/null || exec "$@"
-locks=${TMPDIR:-/tmp}/gpus-of-$(id -u)
+locks=${TMPDIR:-/tmp}/gpus-of-$(id -u)${SLURM_JOB_ID:+-$SLURM_JOB_ID}
 mkdir -p "$locks" || exit
+
+start_mps() {  # several processes share a GPU's cores instead of taking turns
+  exec 7> "$locks/mps-starting" 8> "$locks/mps-users"
+  flock 7
+  if echo get_server_list | nvidia-cuda-mps-control > /dev/null 2>&1; then
+    :  # it runs already
+  elif command -v nvidia-cuda-mps-control > /dev/null && nvidia-cuda-mps-control -d > /dev/null 2>&1; then
+    echo "on_free_gpu.sh: started NVIDIA MPS for $slots runs on each GPU" >&2
+    touch "$locks/mps-is-ours"
+  elif [ ! -e "$locks/no-mps" ]; then
+    echo "on_free_gpu.sh: NVIDIA MPS cannot be started here: $slots runs on each GPU take turns" >&2
+    touch "$locks/no-mps"
+  fi
+  flock -s 8  # while the command runs
+  exec 7>&-
+}
+
+stop_mps() {  # with the last command that uses it
+  exec 7> "$locks/mps-starting"
+  flock 7
+  if flock -n 8 && [ -e "$locks/mps-is-ours" ]; then
+    echo quit | nvidia-cuda-mps-control > /dev/null 2>&1
+    rm -f "$locks/mps-is-ours"
+    echo "on_free_gpu.sh: stopped NVIDIA MPS" >&2
+  fi
+}
+
+[ "$slots" -gt 1 ] && start_mps  # before a slot is free, so that it does not stop in between
 while :; do
-  for gpu in ${gpus//,/ }; do
-    exec 9> "$locks/$gpu"
-    if flock -n 9; then  # held until the command, which inherits the file, ends
-      export CUDA_VISIBLE_DEVICES=$gpu
-      exec "$@"
-    fi
+  for slot in $(seq "$slots"); do
+    for gpu in ${gpus//,/ }; do
+      exec 9> "$locks/$gpu-$slot"
+      if flock -n 9; then  # held by the command, which inherits the file, until it ends, however it ends
+        export CUDA_VISIBLE_DEVICES=$gpu
+        [ "$slots" -gt 1 ] || exec "$@"
+        "$@" &
+        trap 'kill -TERM $! 2> /dev/null' TERM INT
+        wait $!; status=$?
+        while kill -0 $! 2> /dev/null; do wait $!; status=$?; done  # a signal ends a wait, not the command
+        stop_mps
+        exit $status
+      fi
+    done
   done
   sleep 1
 done

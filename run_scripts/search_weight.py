@@ -17,23 +17,16 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make our packages importable
 
-from recipes import sdde_score
+from recipes import BLOCKS, DIVERSITIES, sdde_score
 from utils import run_dir
 from utils.io import UserError, write_text
+from utils.script import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
-GRIDS = {  # the released sweeps
-    "gradcam": (0, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1), "ncl": (0, 0.01, 0.1, 0.5, 1, 2, 5, 10, 100),
-    "adp": (0, 0.01, 0.1, 0.5, 1, 2, 5, 10, 100), "dice": (0, 0.01, 0.05, 0.1, 0.2, 0.5, 1),
-    "input_gradient": (0, 0.01, 0.1, 0.5, 1, 2, 5),
-}
-MODELS = {"mnist": "lenet", "digits": "lenet", "cifar10": "resnet18_32x32", "cifar100": "resnet18_32x32"}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("method", choices=list(GRIDS))
-    parser.add_argument("dataset", choices=list(MODELS))
+    parser.add_argument("method", choices=list(DIVERSITIES))
+    parser.add_argument("dataset", choices=["digits", *dict.fromkeys(b.dataset for b in BLOCKS if b.paper == "sdde")])
     parser.add_argument("--select", choices=("validation", "published"), default="validation")
     parser.add_argument("--weights", type=float, nargs="+", help="by default the published grid of the method")
     parser.add_argument("--seed", default="1")
@@ -43,11 +36,12 @@ def main():
     parser.add_argument("--device")
     args = parser.parse_args()
     common = ["--data-dir", args.data_dir, *(["--device", args.device] if args.device else [])]
+    model = next((b.networks[0] for b in BLOCKS if b.paper == "sdde" and b.dataset == args.dataset), "lenet")
     found = []
-    for weight in args.weights or GRIDS[args.method]:
+    for weight in args.weights or DIVERSITIES[args.method].grid:
         folder = args.results_dir / "search" / f"{weight:g}"
-        run = run_dir.folder(folder, args.dataset, MODELS[args.dataset], args.method, args.seed)
-        do("train.py", "--dataset", args.dataset, "--model", MODELS[args.dataset], "--loss", args.method, "--seed",
+        run = run_dir.run_folder(folder, args.dataset, model, args.method, args.seed)
+        do("train.py", "--dataset", args.dataset, "--model", model, "--method", args.method, "--seed",
            args.seed, "--diversity-weight", weight, "--results-dir", folder, *common,
            *(["--epochs", args.epochs] if args.epochs else []))
         do("evaluate.py", run, "--if-changed", *common)
@@ -78,7 +72,4 @@ def scores_of(run, method, dataset):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"search_weight.py: {error}")
+    run_script("search_weight.py", main)

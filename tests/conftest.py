@@ -17,6 +17,8 @@ from data.datasets import CATALOG
 from data.sources import download
 from data.sources.plan import files_of
 from engine import checkpoint
+from recipes import method_of, name_of, recipe_of
+from utils.run_dir import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,6 +49,14 @@ def results_dir(tmp_path_factory, data_dir):
     return folder
 
 
+def run_like(name, model="lenet", dataset="digits", choices=None, **recipe):
+    """The Run of a method on a data set, with some choices of the method and fields of the recipe changed."""
+    base, method = method_of(name)
+    method = method.changed(**choices or {})
+    changed = recipe_of(dataset, base, method, model).changed(**recipe)
+    return Run(Path(), dataset, model, name_of(base, method), 1, method, changed)
+
+
 def made_up_run(results_dir, dataset, model, loss, seed, rows, overrides=None):
     """The two files of an evaluated run that analyze.py reads, with metrics of our choice.
 
@@ -56,7 +66,7 @@ def made_up_run(results_dir, dataset, model, loss, seed, rows, overrides=None):
     run = results_dir / dataset / model / loss / f"seed{seed}"
     run.mkdir(parents=True)
     (run / "config.json").write_text(json.dumps({
-        "run": {"dataset": dataset, "model": model, "loss": loss, "seed": seed}, "recipe": {"epochs": 300},
+        "run": {"dataset": dataset, "model": model, "method": loss, "seed": seed}, "recipe": {"epochs": 300},
         "overrides": overrides or {}, "parameters": 1, "last_accuracy": 0.5, "best_accuracy": 0.5, "best_epoch": 1,
         "wall_clock_seconds": 60, "sessions": [{"device": "made up", "torch": "0", "commit": "0"}]}))
     columns = ["benchmark", "set", "group", "weights", "score", "metric", "value", "note"]

@@ -27,9 +27,9 @@ def test_both_heads_compute_the_same_loss():
 @pytest.mark.parametrize("case", [c for c in training.CASES if c.model == "lenet"], ids=lambda case: case.title)
 def test_training_both_ways_starts_with_the_same_loss_and_trains_on_every_image(case):
     made = training.Made(case, CPU, 8, 2)  # asserts that the losses are equal
-    before = [{k: v.clone() for k, v in module.state_dict().items()} for module in (made.objective.model, made.members)]
+    before = [{k: v.clone() for k, v in module.state_dict().items()} for module in (made.training_loss.model, made.members)]
     assert made.ours() == made.ordinary() == 8 * 2 * len(made.members)
-    for module, state in zip((made.objective.model, made.members), before):
+    for module, state in zip((made.training_loss.model, made.members), before):
         assert any(not torch.equal(v, state[k]) for k, v in module.state_dict().items())
     made.close()
 
@@ -45,14 +45,9 @@ def test_other_networks_have_the_same_loss_both_ways(model):
 
 def test_a_wrong_loss_is_not_timed(monkeypatch):
     monkeypatch.setattr(training.plain, "dismax_loss", lambda logits, labels: logits.sum())
-    case = next(case for case in training.CASES if case.loss == "dismax" and case.model == "lenet")
+    case = next(case for case in training.CASES if case.method == "dismax" and case.model == "lenet")
     with pytest.raises(AssertionError, match="two different losses"):
         training.Made(case, CPU, 4, 1)
-
-
-def test_five_seeds_at_once_are_not_guessed():
-    found = training.together(training.CASES[0], CPU, True)
-    assert found["not_measured"] and "rates" not in found and "not measured" in run.row(found)[1]
 
 
 def test_evaluation_finds_the_same_scores_both_ways():

@@ -29,27 +29,14 @@ def with_commands(tmp_path):
 TWO_GPUS = 'case $1 in -L) echo "GPU 0: one"; echo "GPU 1: two" ;; *) echo GPU-one; echo GPU-two ;; esac\n'
 
 
-def planned(env, *words):
-    done = subprocess.run(["make", "-n", "runs", *BLOCK, *words], cwd=ROOT, env=env, capture_output=True, text=True)
-    assert not done.returncode, done.stderr
-    return [line.split(sys.executable)[-1].split() for line in done.stdout.splitlines()], done.stdout
-
-
-def test_on_a_gpu_the_seeds_of_a_block_are_one_command(with_commands):
-    lines, text = planned(with_commands(nvidia_smi=TWO_GPUS))
-    assert [line[0] for line in lines] == ["train.py", "evaluate.py", "evaluate.py"]
-    assert lines[0][lines[0].index("--seeds"):][:3] == ["--seeds", "1", "2"]
-    assert text.count("on_free_gpu.sh") == 3
-
-
-@pytest.mark.parametrize("words", [["DEVICE=cpu"], ["PROCESSES=2"], ["TOGETHER="], []])
-def test_elsewhere_each_seed_is_its_own_command(with_commands, words):
-    """On the CPU, on several GPUs a run, when it is forbidden, and without a GPU (no word)."""
-    env = with_commands(nvidia_smi=TWO_GPUS if words else "exit 9\n")
-    lines, text = planned(env, *words)
-    trained = [line for line in lines if "train.py" in line]
+@pytest.mark.parametrize(("words", "shared"), [(["DEVICE=cpu"], False), (["PROCESSES=2"], False), ([], True)])
+def test_each_seed_is_its_own_command(with_commands, words, shared):
+    """On a GPU each goes through the script that hands out slots; on the CPU and over several GPUs it does not."""
+    done = subprocess.run(["make", "-n", "runs", *BLOCK, *words], cwd=ROOT, env=with_commands(nvidia_smi=TWO_GPUS),
+                          capture_output=True, text=True, check=True)
+    trained = [line.split() for line in done.stdout.splitlines() if "train.py" in line]
     assert [line[line.index("--seed") + 1] for line in trained] == ["1", "2"]
-    assert ("on_free_gpu.sh" in text) == (words == ["TOGETHER="])
+    assert ("on_free_gpu.sh" in done.stdout) == shared
 
 
 def test_jobs_wait_for_a_gpu_of_their_own(with_commands, tmp_path):
@@ -87,6 +74,63 @@ def test_a_killed_job_gives_its_gpu_back(with_commands):
     assert waiting.wait(timeout=30) == 0
 
 
+MPS = """asked=$([ "$1" = -d ] || cat)  # stands in for the daemon's control program
+case $1$asked in
+  -d) echo start >> $TMPDIR/mps; touch $TMPDIR/mps-runs ;;
+  quit) echo quit >> $TMPDIR/mps; rm $TMPDIR/mps-runs ;;
+  *) [ -e $TMPDIR/mps-runs ] ;;
+esac
+"""
+
+
+def test_several_runs_share_a_gpu_and_mps_ends_with_the_last(with_commands, tmp_path):
+    """Two slots on one GPU: of three jobs two run at once; MPS is started once, said in one line, and stopped."""
+    env = {**with_commands(nvidia_cuda_mps_control=MPS), "CUDA_VISIBLE_DEVICES": "0", "RUNS_PER_GPU": "2"}
+    job = 'date +%s.%N; sleep 0.7; date +%s.%N'
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    jobs = [subprocess.Popen(["run_scripts/on_free_gpu.sh", "sh", "-c", job], cwd=ROOT, env=env, **pipes)
+            for _ in range(3)]
+    results = [process.communicate(timeout=120) for process in jobs]
+    times = sorted(tuple(map(float, out.split())) for out, _ in results)
+    assert times[1][0] < times[0][1], "two at once"
+    assert times[2][0] >= min(times[0][1], times[1][1]), "the third waits for a slot"
+    said = "".join(err for _, err in results)
+    assert said.count("started NVIDIA MPS for 2 runs on each GPU") == 1 and said.count("stopped NVIDIA MPS") == 1
+    assert (tmp_path / "mps").read_text().split() == ["start", "quit"]
+
+
+def test_a_failed_or_killed_run_frees_its_slot_and_keeps_its_status(with_commands):
+    env = {**with_commands(), "CUDA_VISIBLE_DEVICES": "0", "RUNS_PER_GPU": "2"}
+    command = ["run_scripts/on_free_gpu.sh"]
+    for _ in range(3):  # more than there are slots
+        done = subprocess.run([*command, "sh", "-c", "exit 7"], cwd=ROOT, env=env, stderr=subprocess.DEVNULL)
+        assert done.returncode == 7
+    holders = [subprocess.Popen([*command, "sh", "-c", "echo here; exec sleep 60"], cwd=ROOT, env=env,
+                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert all(holder.stdout.readline() == b"here\n" for holder in holders)
+    waiting = subprocess.Popen([*command, "true"], cwd=ROOT, env=env, stderr=subprocess.DEVNULL)
+    time.sleep(1)
+    assert waiting.poll() is None
+    holders[0].terminate()  # passed on to the command
+    assert holders[0].wait(timeout=60) == 128 + 15
+    assert waiting.wait(timeout=60) == 0
+    holders[1].terminate()
+    holders[1].wait(timeout=60)
+
+
+def test_slurms_own_choice_of_a_gpu_is_kept(with_commands):
+    """Two tasks on one node both call their GPU 0: neither waits for the other."""
+    env = {**with_commands(), "CUDA_VISIBLE_DEVICES": "0", "SLURM_JOB_ID": "77"}
+    holder = subprocess.Popen(["run_scripts/on_free_gpu.sh", "sleep", "60"], cwd=ROOT, env=env)
+    try:
+        other = {**env, "SLURM_JOB_ID": "78"}
+        command = ["run_scripts/on_free_gpu.sh", "sh", "-c", 'echo "$CUDA_VISIBLE_DEVICES"']
+        assert subprocess.check_output(command, cwd=ROOT, env=other, text=True, timeout=60) == "0\n"
+    finally:
+        holder.kill()
+        holder.wait()
+
+
 def test_a_slurm_array_does_what_make_does(with_commands, tmp_path):
     """sbatch is stood in for by running the tasks of the array one after the other, from a copy, as Slurm does; Python
     by a script that notes what it was asked for."""
@@ -103,7 +147,7 @@ for task in $(seq $(echo $array | tr - ' ')); do SLURM_ARRAY_TASK_ID=$task {tmp_
     subprocess.run([ROOT / "run_scripts/slurm.sh", *words], cwd=tmp_path, env=env, check=True, stdout=subprocess.PIPE)
     assert "--array=1-2 --gpus=1 --job-name=digits" in (tmp_path / "asked").read_text()
     found = [line.split() for line in (tmp_path / "done").read_text().splitlines()]
-    trained = [(line[0], line[line.index("--loss") + 1], line[line.index("--seed") + 1]) for line in found
+    trained = [(line[0], line[line.index("--method") + 1], line[line.index("--seed") + 1]) for line in found
                if line[1] == "train.py"]
     assert trained == [("1", "softmax", "1"), ("1", "softmax", "2"), ("2", "isomax", "1"), ("2", "isomax", "2")]
     evaluated = [line[2] for line in found if line[1] == "evaluate.py"]

@@ -6,35 +6,28 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import script
+from conftest import run_like, script
 
-import models
 from data.datasets import CATALOG, EXPOSURE, OPENOOD, OUTLIERS
 from data.loaders import ResidentImages
 from engine import checkpoint
 from engine.batches import batches_of, outlier_batches
-from engine.build import model_of, objective_of
-from engine.discriminator import Adversary
+from engine.build import build_ensemble, build_model, build_network, build_training_loss
+from engine.discriminator import DiscriminatorTrainer
 from engine.pretrained import initialise
 from engine.training_loss import frozen_statistics
 from losses import LOSSES
 from losses.diversity import DiceDiscriminator, NCLDiversityLoss
-from recipes import METHODS, RECIPES, SDDE, label_of, method_of, recipe_of
+from recipes import METHODS, RECIPES, method_of, name_of, recipe_of
 from utils.io import UserError
 
 CPU = torch.device("cpu")
 
 
-def config_of(loss, model="lenet", dataset="digits", **changes):
-    method = METHODS[loss].changed(**changes)
-    return {"run": {"dataset": dataset, "model": model, "loss": loss, "seed": 1}, "method": vars(method)}
-
-
-def objective(loss, model="lenet", **changes):
+def training_loss_of(name, model="lenet", **choices):
     torch.manual_seed(0)
-    config = config_of(loss, model, **changes)
-    net = model_of(config)
-    return objective_of(net, config, recipe_of("digits", loss, METHODS[loss].changed(**changes)))
+    run = run_like(name, model, choices=choices)
+    return build_training_loss(build_model(run, 7), run)
 
 
 # ---- recipes (sdde.md section 2.4) ----
@@ -67,7 +60,8 @@ def test_published_recipes():
     assert (outlier.epochs, outlier.lr, outlier.batch_size, outlier.outlier_batch, outlier.micro_batch) == (
         90, 0.1, 256, 256, 32)
     assert outlier.initial == "random" and outlier.select_on == "openood"
-    assert all(METHODS[name].members == 5 and METHODS[name].head == "softmax" for name in SDDE)
+    assert all(METHODS[name].members == 5 and METHODS[name].head == "softmax" for name in METHODS
+               if METHODS[name].paper == "sdde")
 
 
 def test_the_cosine_falls_step_by_step_to_its_end():
@@ -80,15 +74,16 @@ def test_the_cosine_falls_step_by_step_to_its_end():
 
 def test_labels_of_methods():
     """A published triple has one name, whichever way it was asked for; another has its choices for a name."""
-    assert label_of("de", METHODS["de"].changed(diversity="gradcam")) == "gradcam"
-    assert label_of("gradcam", METHODS["gradcam"].changed(members=3)) == "de-3-gradcam"
-    assert label_of("softmax", METHODS["softmax"].changed(members=5)) == "softmax-5-none", "by the other paper's recipe"
-    assert method_of("de-1-none") == ("de", METHODS["softmax"]) and label_of(*method_of("de-1-none")) == "de-1-none"
-    free = METHODS["dismax"].changed(5, "gradcam")
-    assert label_of("dismax", free) == "dismax-5-gradcam" and method_of("dismax-5-gradcam") == ("dismax", free)
+    assert name_of("de", METHODS["de"].changed(diversity="gradcam")) == "gradcam"
+    assert name_of("gradcam", METHODS["gradcam"].changed(members=3)) == "de-3-gradcam"
+    assert name_of("softmax", METHODS["softmax"].changed(members=5)) == "softmax-5-none", "by the other paper's recipe"
+    assert method_of("de-1-none")[1].choices() == METHODS["softmax"].choices()
+    assert name_of(*method_of("de-1-none")) == "de-1-none"
+    free = METHODS["dismax"].changed(members=5, diversity="gradcam")
+    assert name_of("dismax", free) == "dismax-5-gradcam" and method_of("dismax-5-gradcam") == ("dismax", free)
     assert method_of("isomax-3-none-svhn")[1].outliers == "svhn"
     for wrong in ("dismax-5", "dismax-x-gradcam", "dismax-5-cam", "ndismax"):
-        with pytest.raises(ValueError, match="unknown loss"):
+        with pytest.raises(ValueError, match="unknown method"):
             method_of(wrong)
 
 
@@ -100,7 +95,7 @@ def test_members_start_from_trained_weights(tmp_path):
     theirs = resnet18(num_classes=7)
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")
     for same_heads in (True, False):
-        net = models.build_ensemble("resnet18", 7, LOSSES["softmax"][0], 2)
+        net = build_ensemble("resnet18", 7, LOSSES["softmax"][0], 2)
         initialise(net, "resnet18", str(tmp_path / "weights.pth"), same_heads)
         x = torch.randn(2, 3, 64, 64)
         logits = net.eval()(x)
@@ -111,9 +106,9 @@ def test_members_start_from_trained_weights(tmp_path):
     with pytest.raises(UserError, match="not weights of torchvision's resnet18"):
         initialise(net, "resnet18", str(tmp_path / "other.pth"), True)
     with pytest.raises(UserError, match="not for lenet"):
-        initialise(model_of(config_of("de")), "lenet", "pretrained", True)
+        initialise(build_model(run_like("de"), 7), "lenet", "pretrained", True)
     with pytest.raises(UserError, match="not weights of torchvision's resnet18"):
-        initialise(models.build("resnet18", 10, LOSSES["softmax"][0]), "resnet18", str(tmp_path / "weights.pth"), True)
+        initialise(build_network("resnet18", 10, LOSSES["softmax"][0]), "resnet18", str(tmp_path / "weights.pth"), True)
 
 
 # ---- what each step is given ----
@@ -127,8 +122,8 @@ def small():
     return ResidentImages(images, labels, CPU, 28, ((0.5,) * 3, (0.5,) * 3))
 
 
-def of(loss, **changes):
-    return vars(METHODS[loss]), recipe_of("digits", loss).changed(batch_size=16, padding=0, flip=False, **changes)
+def of(name, **changes):
+    return run_like(name, batch_size=16, padding=0, flip=False, **changes)
 
 
 def who(images):
@@ -136,8 +131,8 @@ def who(images):
 
 
 def test_own_batches_and_one_member_shown(small):
-    method, recipe = of("gradcam")
-    steps = list(batches_of(small, None, method, recipe, 1, 1, 0))
+    run = of("gradcam")
+    steps = list(batches_of(small, None, run, 1, 0))
     assert len(steps) == 4
     inputs = torch.cat([x for x, *_ in steps], 1)
     assert inputs.shape == (5, 64, 3, 28, 28)
@@ -146,41 +141,41 @@ def test_own_batches_and_one_member_shown(small):
     shown = [next(n for n in range(5) if torch.equal(who(x[n]), who(s))) for x, _, s, _ in steps]
     assert all(torch.equal(y[n], given) for n, (_, y, _, given) in zip(shown, steps))
     many = [next(n for n in range(5) if torch.equal(who(x[n]), who(s)))
-            for epoch in range(1, 13) for x, _, s, _ in batches_of(small, None, method, recipe, 1, epoch, 0)]
+            for epoch in range(1, 13) for x, _, s, _ in batches_of(small, None, run, epoch, 0)]
     assert set(many) == set(range(5)), "any member's"
-    again = list(batches_of(small, None, method, recipe, 1, 1, 2))
+    again = list(batches_of(small, None, run, 1, 2))
     assert all(torch.equal(a, b) for x, y in zip(steps[2:], again) for a, b in zip(x, y)), "from step 2 on, the same"
 
 
 def test_de_pays_for_no_diversity_pass(small):
-    assert all(s is None and y is None for _, _, s, y in batches_of(small, None, *of("de"), 1, 1, 0))
-    assert not objective("de").terms
+    assert all(s is None and y is None for _, _, s, y in batches_of(small, None, of("de"), 1, 0))
+    assert not training_loss_of("de").aux_losses
 
 
 def test_shared_batches(small):
     for loss in ("ncl", "adp"):
-        steps = list(batches_of(small, None, *of(loss), 1, 1, 0))
+        steps = list(batches_of(small, None, of(loss), 1, 0))
         assert all(x.shape == (16, 3, 28, 28) and y.shape == (16,) and s is None for x, y, s, _ in steps)
-    steps = list(batches_of(small, None, *of("dice", per_class=8), 1, 1, 0))
+    steps = list(batches_of(small, None, of("dice", per_class=8), 1, 0))
     assert all(y.bincount()[y.bincount() > 0].tolist() == [8, 8] for _, y, *_ in steps) and len(steps) == 4
-    other = list(batches_of(small, None, *of("dice", per_class=8), 1, 2, 0))
+    other = list(batches_of(small, None, of("dice", per_class=8), 2, 0))
     assert not all(torch.equal(a[1], b[1]) for a, b in zip(steps, other)), "other batches in another epoch"
 
 
 def test_outliers_are_shown_whole_in_order_without_end(small):
-    _, recipe = of("de", outlier_batch=20)
-    stream = outlier_batches(small, recipe, 1, 1, 0)
+    run = of("de", outlier_batch=20)
+    stream = outlier_batches(small, run, 1, 0)
     first = [next(stream) for _ in range(9)]
     assert [len(x) for x in first] == [20, 20, 20, 4] * 2 + [20], "the last, smaller batch of a pass is kept"
     seen = torch.cat([who(x) for x in first[:4]])
     assert sorted(seen.tolist()) == list(range(64)), "each once in a pass"
     assert not torch.equal(seen, torch.cat([who(x) for x in first[4:8]])), "another order in the next pass"
-    later = outlier_batches(small, recipe, 1, 1, 5)
+    later = outlier_batches(small, run, 1, 5)
     assert torch.equal(next(later), first[5]) and torch.equal(next(later), first[6])
-    assert not torch.equal(who(next(outlier_batches(small, recipe, 1, 2, 0))), who(first[0])), "an epoch begins anew"
+    assert not torch.equal(who(next(outlier_batches(small, run, 2, 0))), who(first[0])), "an epoch begins anew"
     assert torch.equal(first[0][0], next(small.subset(seen[:1].long()).eval_batches())[0][0]), "not augmented"
     tiny = small.subset(torch.arange(7))
-    assert [len(next(outlier_batches(tiny, recipe, 1, 1, k))) for k in range(3)] == [7] * 3, "smaller than a batch"
+    assert [len(next(outlier_batches(tiny, run, 1, k))) for k in range(3)] == [7] * 3, "smaller than a batch"
 
 
 # ---- how members start ----
@@ -188,9 +183,8 @@ def test_outliers_are_shown_whole_in_order_without_end(small):
 def test_heads_start_with_the_bias_of_their_paper():
     """DisMax's code starts the SoftMax head's bias at 0; SDDE's members have nn.Linear, U(−1/√F, 1/√F)."""
     def biases(loss, **changes):
-        config = config_of(loss, **changes)
         torch.manual_seed(0)
-        net = model_of({**config, "recipe": recipe_of("digits", *method_of(loss)).as_dict()})
+        net = build_model(run_like(loss, choices=changes), 7)
         return torch.cat([member.classifier.bias.detach() for member in getattr(net, "members", [net])])
     assert not biases("softmax").any()
     drawn = torch.cat([biases("de", members=50)])
@@ -203,7 +197,7 @@ def test_the_discriminators_gradient_is_clipped_by_itself():
     norms = []
     for clip in (0.0, 1.0):
         torch.manual_seed(0)
-        adversary = Adversary(DiceDiscriminator(7, 84), 1e-3, clip)
+        adversary = DiscriminatorTrainer(DiceDiscriminator(7, 84), 1e-3, clip)
         adversary.step(features, labels)
         norms.append(torch.stack([p.grad.norm() for p in adversary.discriminator.parameters()]).norm().item())
     assert norms[0] > 2 and norms[1] == pytest.approx(1, abs=1e-4)
@@ -217,13 +211,13 @@ def data(n=5, b=8):
 
 
 def test_mean_over_members():
-    step = objective("de")
+    step = training_loss_of("de")
     x, y = data()
     loss = step(x, y)
     expected = torch.stack([torch.nn.functional.cross_entropy(m(i), t) for m, i, t in zip(step.model.members, x, y)])
     assert torch.allclose(loss, expected.mean()) and step.names == ("loss", "accuracy")
     loss.backward()
-    alone = models.build("lenet", 7, LOSSES["softmax"][0])
+    alone = build_network("lenet", 7, LOSSES["softmax"][0])
     alone.load_state_dict(step.model.members[2].state_dict())
     torch.nn.functional.cross_entropy(alone(x[2]), y[2]).backward()
     for ours, theirs in zip(step.model.members[2].parameters(), alone.parameters()):
@@ -231,20 +225,20 @@ def test_mean_over_members():
 
 
 def test_weighted_terms_on_what_is_shown():
-    step = objective("gradcam")
+    step = training_loss_of("gradcam")
     x, y = data()
     with torch.no_grad():
-        plain = objective("de")(x, y)
+        plain = training_loss_of("de")(x, y)
     loss = step(x, y, x[3], y[3])
     logits, _, maps = step.model(x[3], return_features=True)
-    value = step.terms["diversity"](labels=y[3], logits=logits, feature_maps=maps)
+    value = step.aux_losses["diversity"](labels=y[3], logits=logits, feature_maps=maps)
     assert torch.allclose(loss, plain + 0.1 * value, atol=1e-6)
     assert step.names == ("loss", "accuracy", "diversity", "dead_maps")
-    assert torch.allclose(step.report[2], value.detach()) and 0 <= step.report[3] <= 1
+    assert torch.allclose(step.metrics[2], value.detach()) and 0 <= step.metrics[3] <= 1
 
 
 def test_shared_batches_reuse_the_training_outputs():
-    step = objective("ncl")
+    step = training_loss_of("ncl")
     x, y = data(1)
     loss = step(x[0], y[0])
     logits = step.model(x[0])
@@ -253,48 +247,44 @@ def test_shared_batches_reuse_the_training_outputs():
 
 
 def test_outliers_get_the_ensembles_own_labels():
-    config = config_of("gradcam", outliers="svhn")
-    torch.manual_seed(0)
-    step = objective_of(model_of(config), config, recipe_of("digits", "gradcam", METHODS["gradcam"].changed(
-        outliers="svhn")))
+    step = training_loss_of("gradcam", outliers="svhn")
     x, y = data()
     outliers = torch.randn(6, 3, 28, 28)
     loss = step(x, y, outliers)
     assert step.names == ("loss", "accuracy", "diversity", "outlier", "dead_maps")
     logits, _, maps = step.model(outliers, return_features=True)
-    assert torch.equal(step.labels, logits.mean(0).argmax(1))
-    cam = step.terms["diversity"](labels=step.labels, logits=logits, feature_maps=maps)
+    assert torch.equal(step.aux_labels, logits.mean(0).argmax(1))
+    cam = step.aux_losses["diversity"](labels=step.aux_labels, logits=logits, feature_maps=maps)
     oe = (logits.logsumexp(2) - logits.mean(2)).mean()
     with torch.no_grad():
-        ce = objective("de")(x, y)
+        ce = training_loss_of("de")(x, y)
     assert torch.allclose(loss, ce + 0.1 * cam + 0.5 * oe, atol=1e-5)
 
 
 def test_the_diversity_pass_leaves_batch_statistics_alone():
     """In it BN uses its running statistics, without updating them; the other pass updates them once."""
     torch.manual_seed(0)
-    net = models.build_ensemble("resnet18_32x32", 10, LOSSES["softmax"][0], 2)
-    config = config_of("gradcam", "resnet18_32x32", "cifar10", members=2)
-    step = objective_of(net, config, recipe_of("cifar10", "gradcam"))
+    net = build_ensemble("resnet18_32x32", 10, LOSSES["softmax"][0], 2)
+    step = build_training_loss(net, run_like("gradcam", "resnet18_32x32", "cifar10", {"members": 2}))
     x, y = torch.randn(2, 4, 3, 32, 32), torch.randint(0, 10, (2, 4))
     step.train()
     step(x, y, x[0], y[0]).backward()
     tracked = {name: b.item() for name, b in net.named_buffers() if name.endswith("num_batches_tracked")}
-    assert set(tracked.values()) == {1} and all(m.training for m in step.bodies)
-    with frozen_statistics(step.bodies):
+    assert set(tracked.values()) == {1} and all(m.training for m in step.batch_norms)
+    with frozen_statistics(step.batch_norms):
         a = net(x[0])
     assert torch.equal(a, net.eval()(x[0]))
 
 
 def test_dices_adversary_learns_from_its_own_loss_only():
-    step = objective("dice")
-    adversary = Adversary(step.terms["diversity"].discriminator, 1e-3)
+    step = training_loss_of("dice")
+    adversary = DiscriminatorTrainer(step.aux_losses["diversity"].discriminator, 1e-3)
     x, _ = data(1, 8)
     y = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
     before = [p.clone() for p in adversary.discriminator.parameters()]
     step(x[0], y).backward()
     assert all(p.grad is None for p in adversary.discriminator.parameters())
-    loss, accuracy = adversary.step(step.features, step.labels)
+    loss, accuracy = adversary.step(step.aux_features, step.aux_labels)
     assert 0 <= accuracy <= 1 and loss > 0
     assert not all(torch.equal(a, b) for a, b in zip(before, adversary.discriminator.parameters()))
     assert not set(map(id, adversary.discriminator.parameters())) & set(map(id, step.parameters()))
@@ -325,7 +315,7 @@ def test_every_method_leaves_its_terms_in_the_log(trained):
         with open(run / "log.csv") as file:
             row, = csv.DictReader(file)
         names = list(row)
-        assert names[names.index("val_acc") + 1 : names.index("distance_scale")] == terms, label
+        assert names[names.index("selection_acc") + 1 : names.index("distance_scale")] == terms, label
         assert all(np.isfinite(float(value)) for value in row.values())
         method = json.loads((run / "config.json").read_text())["method"]
         with np.load(run / "logits/digits.npz") as content:
@@ -373,7 +363,8 @@ def test_settings_that_make_no_sense_are_refused_before_training(tmp_path, data_
 def test_killed_and_taken_up_again_it_ends_with_the_same_bits(tmp_path, data_dir):
     """DICE: two optimisers, a ramp, class-balanced batches and clipping."""
     words = ["train.py", "--dataset", "digits", "--model", "lenet", "--loss", "dice", "--members", 2, "--batch-size",
-             64, "--ramp-epochs", 1, "--data-dir", data_dir, "--device", "cpu", "--epochs", 3]
+             64, "--ramp-epochs", 1, "--data-dir", data_dir, "--device", "cpu", "--epochs", 3,
+             "--checkpoint-seconds", 0]
     script(*words, "--results-dir", tmp_path / "undisturbed")
     stopping = ("import runpy, sys\n"
                 "from engine import checkpoint\n"
@@ -387,7 +378,7 @@ def test_killed_and_taken_up_again_it_ends_with_the_same_bits(tmp_path, data_dir
     done = script("-c", stopping, *words, "--results-dir", tmp_path / "cut", check=False)
     run = "digits/lenet/de-2-dice/seed1"
     assert done.returncode == 9 and not (tmp_path / "cut" / run / "weights.pt").exists()
-    assert "going on from epoch 3" in script(*words, "--results-dir", tmp_path / "cut").stdout
+    assert "continues from epoch 3" in script(*words, "--results-dir", tmp_path / "cut").stdout
     a, b = (checkpoint.load_state(tmp_path / name / run / "weights.pt") for name in ("undisturbed", "cut"))
     assert all(torch.equal(a[key], b[key]) for key in a)
 

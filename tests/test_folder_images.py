@@ -224,7 +224,7 @@ def test_pretrained_resnet18_is_torchvisions(imagenet, tmp_path):
     words = ["evaluate.py", "--pretrained", tmp_path / "resnet18.pth", "--results-dir", tmp_path / "results",
              "--device", "cpu", "--workers", 0]
     script(*words)
-    run = tmp_path / "results/imagenet1k/resnet18/softmax-torchvision/seed1"
+    run = tmp_path / "results/imagenet1k/resnet18/softmax/seed0"
     (images, labels), = loaders.open_set("imagenet1k", "test", tmp_path, CPU).eval_batches()
     with np.load(run / "logits/imagenet1k.npz") as content:
         assert np.allclose(content["logits"][0], theirs(images).detach().numpy(), atol=1e-4)

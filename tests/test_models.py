@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import models
+from engine.build import build_ensemble, build_network
 from losses import LOSSES
-from models.fuse_conv_bn import folded
+from models.fuse_conv_bn import fuse_conv_bn
 from models.network import relu
+from recipes import NETWORKS
+from utils.io import UserError
 
 # all parameters of the body, and with each head (dismax.md section 2, sdde.md section 2.1)
 COUNTS = [
@@ -35,7 +37,7 @@ def count(parameters):
 @pytest.mark.parametrize("name, classes, body, softmax, isomax, isomaxplus", COUNTS)
 def test_parameter_counts(name, classes, body, softmax, isomax, isomaxplus):
     with torch.device("meta"):
-        nets = {loss: models.build(name, classes, first) for loss, (first, _) in LOSSES.items()}
+        nets = {loss: build_network(name, classes, first) for loss, (first, _) in LOSSES.items()}
     assert count(p for n, p in nets["softmax"].named_parameters() if not n.startswith("classifier")) == body
     heads = [count(nets[loss].parameters()) for loss in ("softmax", "isomax", "isomaxplus")]
     assert heads == [softmax, isomax, isomaxplus]
@@ -57,7 +59,7 @@ def test_parameter_counts(name, classes, body, softmax, isomax, isomaxplus):
     ],
 )
 def test_features_and_maps_on_request(name, features, maps):
-    net = models.build(name, 10, nn.Linear).eval()
+    net = build_network(name, 10, nn.Linear).eval()
     size = SIZES.get(name, 32)
     images = torch.randn(2, 3, size, size)
     logits, embedded, stages = net(images, return_features=True)
@@ -68,13 +70,13 @@ def test_features_and_maps_on_request(name, features, maps):
     assert all(g.isfinite().all() and g.any() for g in gradients), "the maps are nodes of the logits' graph"
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_two_training_steps_with_every_loss(name):
     size = SIZES.get(name, 32)
     torch.manual_seed(0)
     images, labels = torch.randn(4, 3, size, size), torch.tensor([0, 1, 2, 0])
     for first, second in LOSSES.values():
-        net = models.build(name, 3, first)
+        net = build_network(name, 3, first)
         criterion = second(net.classifier)
         optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, nesterov=True)
         before = {name: p.detach().clone() for name, p in net.named_parameters()}
@@ -111,7 +113,7 @@ def saliency_gradients(net, logits, maps):
 def test_lenets_quick_forward_is_the_plain_one(kind):
     """Logits, maps, and first and second derivatives, in float64, where no rounding makes another pixel the largest."""
     torch.manual_seed(0)
-    net = models.build("lenet", 3, nn.Linear).double()
+    net = build_network("lenet", 3, nn.Linear).double()
     images = torch.randn(0 if kind == "no images" else 5, 3 if kind == "colour" else 1, 28, 28, dtype=torch.double)
     images = images.expand(-1, 3, -1, -1)
     images = images if kind == "expanded grey" else images.contiguous()
@@ -126,7 +128,7 @@ def test_lenets_quick_forward_is_the_plain_one(kind):
 
 def test_lenet_in_float32_and_in_every_memory_format():
     torch.manual_seed(0)
-    net = models.build("lenet", 10, nn.Linear)
+    net = build_network("lenet", 10, nn.Linear)
     images = torch.randn(8, 3, 28, 28)
     expected = plain_lenet(net, images)[0]
     assert torch.allclose(net(images), expected, atol=1e-5)
@@ -138,7 +140,7 @@ def test_lenet_in_float32_and_in_every_memory_format():
 
 def test_lenet_gives_every_channel_of_grey_images_its_own_gradient():
     torch.manual_seed(0)
-    net = models.build("lenet", 10, nn.Linear).double()
+    net = build_network("lenet", 10, nn.Linear).double()
     images = torch.randn(4, 1, 28, 28, dtype=torch.double).repeat(1, 3, 1, 1).requires_grad_()
     ours, = torch.autograd.grad(net(images).square().sum(), images)
     plain, = torch.autograd.grad(plain_lenet(net, images)[0].square().sum(), images)
@@ -147,16 +149,16 @@ def test_lenet_gives_every_channel_of_grey_images_its_own_gradient():
 
 def test_published_habits():
     """What the published numbers depend on and nobody would expect."""
-    wide = models.build("wideresnet2810", 10, nn.Linear)
+    wide = build_network("wideresnet2810", 10, nn.Linear)
     assert wide.bn.momentum == 0.9
     assert all(m.momentum == 0.1 for m in wide.modules() if isinstance(m, nn.BatchNorm2d) and m is not wide.bn)
     assert all(m.bias is not None for m in wide.modules() if isinstance(m, nn.Conv2d))
     assert (wide.groups[1][0].conv1.stride, wide.groups[1][0].conv2.stride) == ((1, 1), (2, 2))
-    residual = models.build("resnet34", 10, nn.Linear)
+    residual = build_network("resnet34", 10, nn.Linear)
     blocks = [block for layer in residual.layers for block in layer]
     assert len(blocks) == 16 and all(not block.bn2.weight.any() and block.bn1.weight.all() for block in blocks)
     assert all(m.bias is None for m in residual.modules() if isinstance(m, nn.Conv2d))
-    dense = models.build("densenetbc100", 10, nn.Linear)
+    dense = build_network("densenetbc100", 10, nn.Linear)
     assert all(m.bias is None for m in dense.modules() if isinstance(m, nn.Conv2d))
 
 
@@ -164,7 +166,7 @@ def test_resnet18_is_torchvisions():
     """Same function under the same keys; the last BN of every branch starts at zero, as timm's does."""
     import torchvision
 
-    ours = models.build("resnet18", 1000, nn.Linear).eval()
+    ours = build_network("resnet18", 1000, nn.Linear).eval()
     theirs = torchvision.models.resnet18().eval()
     state = theirs.state_dict()
     missing, unexpected = ours.body.load_state_dict(state, strict=False)
@@ -172,15 +174,15 @@ def test_resnet18_is_torchvisions():
     ours.classifier.load_state_dict({"weight": state["fc.weight"], "bias": state["fc.bias"]})
     images = torch.randn(2, 3, 64, 64)
     assert torch.allclose(ours(images), theirs(images), atol=1e-5)
-    assert not models.build("resnet18", 10, nn.Linear).body.layer1[0].bn2.weight.any()
+    assert not build_network("resnet18", 10, nn.Linear).body.layer1[0].bn2.weight.any()
 
 
 def test_an_ensemble_is_its_members():
     """One state dict, own or common batches, the maps that SDDE takes; members drawn one after another."""
     torch.manual_seed(3)
-    ensemble = models.build_ensemble("lenet", 10, nn.Linear, 3).eval()
+    ensemble = build_ensemble("lenet", 10, nn.Linear, 3).eval()
     torch.manual_seed(3)
-    alone = [models.build("lenet", 10, nn.Linear).eval() for _ in range(3)]
+    alone = [build_network("lenet", 10, nn.Linear).eval() for _ in range(3)]
     images = torch.randn(3, 4, 3, 28, 28)
     assert torch.equal(ensemble(images), torch.stack([net(x) for net, x in zip(alone, images)]))
     logits, features, maps = ensemble(images[0], return_features=True)
@@ -195,7 +197,7 @@ def test_an_ensemble_is_its_members():
 def test_kaiming_fan_out_initialisation():
     torch.manual_seed(0)
     for name in ("densenetbc100", "resnet34", "wideresnet2810"):
-        net = models.build(name, 10, nn.Linear)
+        net = build_network(name, 10, nn.Linear)
         for module in net.modules():
             if isinstance(module, nn.Conv2d) and module.weight.numel() > 20_000:
                 expected = (2 / (module.out_channels * module.kernel_size[0] ** 2)) ** 0.5
@@ -203,25 +205,25 @@ def test_kaiming_fan_out_initialisation():
 
 
 def test_bad_input_is_named():
-    with pytest.raises(ValueError, match="unknown model 'resnet35': choose from densenetbc100, resnet34"):
-        models.build("resnet35", 10, nn.Linear)
+    with pytest.raises(UserError, match="unknown network 'resnet35': choose from densenetbc100, resnet34"):
+        build_network("resnet35", 10, nn.Linear)
     with pytest.raises(ValueError, match=r"LeNet takes images \(B, 3, 28, 28\), got \(1, 3, 32, 32\)"):
-        models.build("lenet", 10, nn.Linear)(torch.zeros(1, 3, 32, 32))
+        build_network("lenet", 10, nn.Linear)(torch.zeros(1, 3, 32, 32))
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_folded_networks_answer_the_same(name):
     """With statistics, gains and shifts as after training: logits within 1e-4 of the largest, those of an ensemble too;
     and what can be folded is."""
     torch.manual_seed(0)
-    net = models.build_ensemble(name, 10, LOSSES["dismax"][0], 2) if name == "lenet" else models.build(
+    net = build_ensemble(name, 10, LOSSES["dismax"][0], 2) if name == "lenet" else build_network(
         name, 10, LOSSES["dismax"][0])
     for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
         for tensor, low, high in ((norm.weight, 0.5, 1.5), (norm.bias, -0.5, 0.5), (norm.running_mean, -1, 1),
                                   (norm.running_var, 0.5, 2)):
             nn.init.uniform_(tensor, low, high)
     before = copy.deepcopy(net)
-    fast = folded(net)
+    fast = fuse_conv_bn(net)
     images = torch.randn(4, 3, SIZES.get(name, 32), SIZES.get(name, 32))
     with torch.inference_mode():
         plain, quick = net.eval()(images), fast.to(memory_format=torch.channels_last)(images)

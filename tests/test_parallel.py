@@ -74,14 +74,14 @@ def test_two_processes_train_as_one_does(tmp_path, imagenet, float64):
     processes(2, *words, "--results-dir", tmp_path / "two", env=env)
     one, two = (tmp_path / name / "imagenet1k/resnet18/dismax/seed1" for name in ("one", "two"))
     for a, b in zip(log_of(one), log_of(two), strict=True):
-        for key in ("train_loss", "train_acc", "val_acc", "distance_scale"):
+        for key in ("train_loss", "train_acc", "selection_acc", "distance_scale"):
             assert float(a[key]) == pytest.approx(float(b[key]), rel=1e-9), key
     a, b = checkpoint.load_state(one / "weights.pt"), checkpoint.load_state(two / "weights.pt")
     assert a.keys() == b.keys()
     for key in a:
         assert torch.allclose(a[key].nan_to_num(), b[key].nan_to_num(), rtol=1e-6, atol=1e-9), key
     config = json.loads((two / "config.json").read_text())
-    assert config["sessions"][0]["processes"] == 2 and len(config["sessions"]) == 1
+    assert config["sessions"][0]["ranks"] == 2 and len(config["sessions"]) == 1
 
     processes(2, float64, "evaluate.py", two, "--device", "cpu", "--workers", 0, env=env)
     script(float64, "evaluate.py", one, "--device", "cpu", "--workers", 0, env=env)
@@ -122,9 +122,9 @@ def test_killed_on_two_processes_it_goes_on_with_one(tmp_path, data_dir, float64
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[0]
-    assert "all of it is saved" in said and "Go on with\n  torchrun --nproc_per_node=2" in said
+    assert "Everything is saved" in said and "Continue with\n  torchrun --nproc_per_node=2" in said
     assert not (run / "weights.pt").exists()
-    assert "going on from epoch" in script(*words, "--results-dir", tmp_path / "disturbed").stdout
+    assert "continues from epoch" in script(*words, "--results-dir", tmp_path / "disturbed").stdout
     logs = [log_of(run), log_of(tmp_path / "undisturbed/digits/lenet/isomax/seed1")]
     for a, b in zip(*logs, strict=True):
         assert float(a["train_loss"]) == pytest.approx(float(b["train_loss"]), rel=1e-6)

@@ -36,8 +36,8 @@ def metric(run, **where):
 
 def test_logits_are_the_networks(results_dir, data_dir):
     """(N, n, C) float32 and labels, −1 for outliers; the same logits as running the saved weights by hand."""
-    import models
     from data.loaders import open_set
+    from engine.build import build_network
     from losses import DisMaxLossFirstPart
 
     run = run_of(results_dir)
@@ -47,7 +47,7 @@ def test_logits_are_the_networks(results_dir, data_dir):
             assert content["labels"].dtype == np.int64 and (name == "digits") == (content["labels"] >= 0).all()
             assert name == "digits" or (content["labels"] == -1).all()
             logits = content["logits"][0]
-    net = models.build("lenet", 7, DisMaxLossFirstPart).eval()
+    net = build_network("lenet", 7, DisMaxLossFirstPart).eval()
     net.load_state_dict(torch.load(run / "weights.pt", weights_only=True))
     patches = open_set("photo_patches", "test", data_dir, torch.device("cpu"), like="digits")
     images = torch.cat([x for x, _ in patches.eval_batches()])

@@ -57,7 +57,7 @@ def test_every_entry_has_an_address_with_a_checksum_or_says_how_to_place_it():
         for file in files:
             assert re.fullmatch("[0-9a-f]{32}", file.md5) and file.url.startswith("http") and file.read_in, file
             assert seen.setdefault(file.md5, file.url) == file.url, "no checksum stands for two files"
-        assert data_set.terms and data_set.cite and data_set.counts, name
+        assert data_set.aux_losses and data_set.cite and data_set.counts, name
     groups = [group for benchmark in (OUTLIERS, OPENOOD) for groups in benchmark.values() for group in groups.values()]
     assert {*sum(groups, []), *EXPOSURE.values(), *CORRUPTED.values()} <= set(CATALOG)
     dismax, openood_, both = (set(sets_of(benchmark, "cifar10")) for benchmark in ("dismax", "openood", "all"))

@@ -132,7 +132,7 @@ def test_the_course_of_training(tmp_path):
                 for weights, value in (("best", 0.95), ("last", 0.91)) for name in NEAR + FAR]
         made_up_run(tmp_path, "mnist", "lenet", "gradcam", seed, rows)
         (tmp_path / f"mnist/lenet/gradcam/seed{seed}/log.csv").write_text(
-            f"epoch,val_acc,diversity,dead_maps\n1,0.9,-0.1,{dead}\n2,0.95,-0.15,0.5\n3,0.95,-0.2,{dead / 2}\n")
+            f"epoch,selection_acc,diversity,dead_maps\n1,0.9,-0.1,{dead}\n2,0.95,-0.15,0.5\n3,0.95,-0.2,{dead / 2}\n")
     ensemble(tmp_path, "de", 1, 0.9)  # no log.csv
     script("analyze.py", "--results-dir", tmp_path)
     row, = re.findall(r"^\| SDDE .*$", (tmp_path / "tables/openood_mnist_course.md").read_text(), re.M)

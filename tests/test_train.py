@@ -14,7 +14,8 @@ from conftest import ROOT, same_states, script
 from engine import checkpoint
 from utils.io import UserError
 
-COMMAND = ["train.py", "--dataset", "digits", "--model", "lenet", "--loss", "dismax_fpr", "--device", "cpu"]
+COMMAND = ["train.py", "--dataset", "digits", "--model", "lenet", "--loss", "dismax_fpr", "--device", "cpu",
+           "--checkpoint-seconds", "0"]
 
 
 def started(data_dir, results, *more):
@@ -25,6 +26,13 @@ def started(data_dir, results, *more):
 def log_of(run):
     with open(run / "log.csv") as file:
         return list(csv.DictReader(file))
+
+
+def same_log(a, b):
+    """The same text in log.csv, but for the two columns of times."""
+    rows = [[{k: v for k, v in row.items() if k not in ("images_per_second", "seconds")} for row in log_of(run)]
+            for run in (a, b)]
+    return rows[0] == rows[1]
 
 
 def wait_for(condition, process, seconds=60):
@@ -46,17 +54,17 @@ def undisturbed(tmp_path_factory, data_dir):
 def test_the_files_are_the_contract(undisturbed):
     assert sorted(p.name for p in undisturbed.iterdir()) == ["config.json", "log.csv", "weights.pt", "weights_best.pt"]
     config = json.loads((undisturbed / "config.json").read_text())
-    assert config["run"] == {"dataset": "digits", "model": "lenet", "loss": "dismax_fpr", "seed": 1}
+    assert config["run"] == {"dataset": "digits", "model": "lenet", "method": "dismax_fpr", "seed": 1}
     assert config["overrides"] == {"epochs": {"published": 20, "used": 12}}
     assert config["recipe"]["epochs"] == 12 and config["recipe"]["milestones"] == [10, 15]
     assert config["sessions"][0]["torch"] == torch.__version__.split("+")[0] or config["sessions"][0]["torch"]
     assert config["sessions"][0]["device"].startswith("cpu (") and config["wall_clock_seconds"] > 0
     log = log_of(undisturbed)
-    assert list(log[0]) == ["epoch", "lr", "train_loss", "train_acc", "val_acc", "distance_scale",
+    assert list(log[0]) == ["epoch", "lr", "train_loss", "train_acc", "selection_acc", "distance_scale",
                             "images_per_second", "seconds"]
     assert [int(row["epoch"]) for row in log] == list(range(1, 13))
     assert [float(row["lr"]) for row in log] == pytest.approx([0.02] * 10 + [0.002] * 2)
-    accuracies = [float(row["val_acc"]) for row in log]
+    accuracies = [float(row["selection_acc"]) for row in log]
     assert config["best_accuracy"] == max(accuracies) > 0.8
     assert config["best_epoch"] == accuracies.index(max(accuracies)) + 1, "the first of equally good epochs"
     assert float(log[-1]["train_loss"]) < float(log[0]["train_loss"])
@@ -82,7 +90,7 @@ def test_sigkill_at_any_moment_then_the_same_bits(tmp_path, data_dir, undisturbe
     assert same_states(run / "weights.pt", undisturbed / "weights.pt")
     assert same_states(run / "weights_best.pt", undisturbed / "weights_best.pt")
     assert len(json.loads((run / "config.json").read_text())["sessions"]) == kills + 1
-    assert [r["val_acc"] for r in log_of(run)] == [r["val_acc"] for r in log_of(undisturbed)]
+    assert same_log(run, undisturbed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -93,12 +101,13 @@ def test_a_polite_stop_saves_the_step_and_says_how_to_go_on(tmp_path, data_dir, 
     process.send_signal(number)
     said = process.communicate()[0]
     assert process.returncode == 128 + number
-    assert "all of it is saved" in said
-    assert "Go on with\n  python train.py --dataset digits" in said and "--fresh" not in said
+    assert "Everything is saved" in said
+    assert "Continue with\n  python train.py --dataset digits" in said and "--fresh" not in said
     at = checkpoint.load_state(run / "checkpoint.pt")
     done = script(*COMMAND, "--epochs", 12, "--data-dir", data_dir, "--results-dir", tmp_path)
-    assert f"going on from epoch {at['epoch']}" in done.stdout
+    assert f"continues from epoch {at['epoch']}" in done.stdout
     assert same_states(run / "weights.pt", undisturbed / "weights.pt")
+    assert same_log(run, undisturbed)
 
 
 def test_a_finished_run_is_not_done_again_and_fresh_starts_over(tmp_path, data_dir):
@@ -131,8 +140,8 @@ def test_a_second_process_on_the_same_run_says_so_and_leaves(tmp_path, data_dir)
     try:
         wait_for(lambda: (run / "log.csv").exists(), first)
         done = script(*COMMAND, "--epochs", 500, "--data-dir", data_dir, "--results-dir", tmp_path, check=False)
-        assert done.returncode == 1 and "another process is training" in done.stderr
-        assert first.poll() is None, "the first goes on"
+        assert done.returncode == 1 and "another process works in" in done.stderr
+        assert first.poll() is None, "the first continues"
     finally:
         first.kill()
         first.wait()
@@ -180,14 +189,21 @@ def test_a_full_disk_leaves_the_last_epoch_whole(tmp_path, data_dir, undisturbed
     (["--loss", "dismaxplus"], "choose from softmax, isomax"),
     (["--loss", "de", "--outliers", "svnh"], "--outliers svnh has no training images: choose from none, cifar10"),
     (["--loss", "de", "--outliers", "textures"], "--outliers textures has no training images: choose from none"),
-    (["--loss", "oe"], "neither paper has any for digits: --outliers SET"),
+    (["--loss", "oe"], "neither paper has any for digits: name them with --outliers SET"),
     (["--diversity", "gradcam"], "it needs --members 2 or more"),
     (["--members", "0"], "--members must be at least 1, got 0"),
     (["--loss", "de", "--dataset", "fashion_mnist"], "there is no recipe for de on fashion_mnist"),
     (["--dataset", "cifar10"], "lenet takes images of 28×28 pixels, cifar10 has 32×32"),
     (["--dataset", "mnist"], "python data/prepare.py mnist"),
     (["--device", "cuda:99"], "the device 'cuda:99' cannot be used here"),
-    (["--epochs", "0"], "epochs and batch size must be at least 1, got 0 and 64"),
+    (["--epochs", "0"], "--epochs must be at least 1, got 0"),
+    (["--lr", "-1"], "--lr must be at least 0, got -1.0"),
+    (["--lr", "nan"], "--lr must be at least 0, got nan"),
+    (["--padding", "-2"], "--padding must be at least 0, got -2"),
+    (["--micro-batch", "-4"], "--micro-batch must be at least 0, got -4"),
+    (["--seed", "-1"], "--seed must be 0 or more, got -1"),
+    (["--std", "0.5", "0.5", "0"], "--std must be three numbers, all positive, got (0.5, 0.5, 0.0)"),
+    (["--select-on", "train"], "--select-on must be test or openood, got train"),
     (["--learning-rate", "1"], "unrecognized arguments: --learning-rate 1"),
     (["--lr", "1e20"], "the training loss of"),
 ])

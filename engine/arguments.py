@@ -1,0 +1,112 @@
+"""The command line of train.py: from its words to a Run and the sets that it needs, with every refusal in words."""
+import argparse
+import contextlib
+
+import numpy as np
+
+from data.datasets import CATALOG, EXPOSURE
+from data.loaders import digest_of, open_set
+from data.openood import benchmark
+from data.sampling import class_balanced
+from recipes import DATASETS, DIVERSITIES, METHODS, NETWORKS, method_of, name_of, recipe_of
+from utils.io import UserError
+from utils.recipe import flag, flags
+from utils.run_dir import Run, run_folder
+
+
+def parse_arguments(description):
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, choices=DATASETS)
+    parser.add_argument("--model", required=True, choices=list(NETWORKS), help="the network")
+    parser.add_argument("--method", "--loss", required=True, metavar="METHOD", help=", ".join(METHODS) + "; or for "
+                        "instance dismax-5-gradcam: five DisMax members with the GradCAM diversity loss")
+    parser.add_argument("--members", type=int, help="networks of an ensemble; by default the method's, 1 or 5")
+    parser.add_argument("--diversity", choices=["none", *DIVERSITIES], help="diversity loss; by default the method's")
+    parser.add_argument("--outliers", metavar="SET", help="data set of outlier exposure; by default the method's")
+    parser.add_argument("--seed", type=int, default=1, help="1 by default; the papers' seeds are 1 to 5")
+    parser.add_argument("--data-dir", default="data", help="where data/prepare.py put the sets")
+    parser.add_argument("--results-dir", default="results")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps …; by default the accelerator if there is one")
+    parser.add_argument("--if-locked", choices=("fail", "wait", "skip"), default="fail", help="when another process "
+                        "works in the run's folder (default: fail)")
+    parser.add_argument("--fresh", action="store_true", help="start over: remove what is in the run's folder")
+    parser.add_argument("--checkpoint-seconds", type=float, default=60, metavar="SECONDS", help="least time between "
+                        "two checkpoints (default 60); a stop by Ctrl-C or SIGTERM always saves one")
+    speed = parser.add_argument_group("speed", "by default what pays on the device; the recipe stays the same")
+    speed.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="bfloat16 autocast; heads, losses and BN "
+                       "statistics stay float32 (default: where the device has matrix units for it)")
+    speed.add_argument("--graphs", action=argparse.BooleanOptionalAction, help="replay the step as a CUDA graph "
+                       "(default: on GPUs, but for DICE, --micro-batch and several ranks)")
+    speed.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile the whole loss "
+                       "(default: no; it costs a minute, and gave a ResNet34 5 %% on two CPU cores)")
+    images = parser.add_argument_group("reading image files (ImageNet)")
+    images.add_argument("--on-bad-image", choices=("stop", "skip"), default="stop", help="of one that can't be read")
+    images.add_argument("--decode", choices=("cpu", "device"), default="cpu", help="device: JPEGs by nvJPEG on a GPU")
+    images.add_argument("--workers", type=int, help="reading processes; by default one a core, at most 16")
+    recipe = parser.add_argument_group("recipe", "by default the published one; see recipes.py")
+    for name, kind, text, _ in flags():
+        if kind is bool:
+            recipe.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text)
+        elif kind is tuple:
+            recipe.add_argument(flag(name), type=int if name == "milestones" else float, nargs="*", help=text)
+        else:
+            recipe.add_argument(flag(name), type=kind, help=text)
+    return parser.parse_args()
+
+
+def resolve_run(args):
+    """(Run, its published recipe)."""
+    with value_error_is_users():
+        base, method = method_of(args.method)
+    if args.seed < 0:
+        raise UserError(f"--seed must be 0 or more, got {args.seed}")
+    method = method.changed(members=args.members, diversity=args.diversity, outliers=args.outliers)
+    if method.members < 1:
+        raise UserError(f"--members must be at least 1, got {method.members}")
+    if method.outliers == "default":
+        if args.dataset not in EXPOSURE:
+            raise UserError(f"{args.method} trains with outliers, and neither paper has any for {args.dataset}: name "
+                            "them with --outliers SET")
+        method = method.changed(outliers=EXPOSURE[args.dataset])
+    trainable = ["none", *(name for name, known in CATALOG.items() if "train" in known.counts)]
+    if method.outliers not in trainable:
+        raise UserError(f"--outliers {method.outliers} has no training images: choose from {', '.join(trainable)}")
+    size, needed = CATALOG[args.dataset].size, NETWORKS[args.model].image_size
+    if needed not in (None, size):
+        raise UserError(f"{args.model} takes images of {needed}×{needed} pixels, {args.dataset} has {size}×{size}: "
+                        "choose another --model")
+    with value_error_is_users():
+        published = recipe_of(args.dataset, base, method, args.model)
+        recipe = published.changed(**{name: getattr(args, name) for name, *_ in flags()})
+    name = name_of(base, method)
+    folder = run_folder(args.results_dir, args.dataset, args.model, name, args.seed)
+    return Run(folder, args.dataset, args.model, name, args.seed, method, recipe), published
+
+
+def open_training_sets(args, run, device):
+    """(images to train on, images to select the best epoch on, outliers or None), and digests of these."""
+    recipe = run.recipe
+    options = {"on_bad_image": args.on_bad_image, "decode": args.decode, "workers": args.workers,
+               "statistics": (recipe.mean, recipe.std)}
+    train_set = open_set(run.dataset, "train", args.data_dir, device, **options)
+    selection_set = open_set(run.dataset, "test", args.data_dir, device, **options)
+    if recipe.select_on == "openood":
+        selection_set = selection_set.subset(benchmark(run.dataset, args.data_dir).validation.index["test"])
+    if recipe.per_class >= 2 and recipe.batch_size % recipe.per_class == 0:
+        with value_error_is_users():  # whether there are classes enough
+            class_balanced(train_set.labels.cpu(), recipe.batch_size, recipe.per_class, np.random.default_rng())
+    digests = {split: digest_of(run.dataset, split, args.data_dir) for split in ("train", "test")}
+    outlier_set = None
+    if run.method.outliers != "none":
+        digests["outliers"] = digest_of(run.method.outliers, "train", args.data_dir, run.dataset)
+        outlier_set = open_set(run.method.outliers, "train", args.data_dir, device, like=run.dataset, **options)
+    return (train_set, selection_set, outlier_set), digests
+
+
+@contextlib.contextmanager
+def value_error_is_users():
+    """A block whose ValueError is about what the user typed."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from None

@@ -1,0 +1,35 @@
+"""Between a training and the user: signals that stop it, and lines that say how it goes."""
+import contextlib
+import signal
+import sys
+
+from tqdm import tqdm
+
+from engine import distributed
+
+
+class StopSignals:
+    """Ctrl-C and SIGTERM are noted in `signal`, to be obeyed between two steps; a second one is obeyed at once."""
+
+    def __init__(self):
+        self.signal = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.note)
+
+    def note(self, number, frame):
+        if self.signal:
+            sys.exit(128 + number)
+        self.signal = number
+
+
+def say(text):
+    """Print a line, on rank 0, above a progress bar. A closed or full output does not stop a training."""
+    if distributed.is_main():
+        with contextlib.suppress(OSError, ValueError):
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+
+def is_watched():
+    """Whether a progress bar has somebody to see it."""
+    return distributed.is_main() and sys.stderr.isatty()

@@ -1,0 +1,52 @@
+"""A training run's folder and what config.json says of its sessions."""
+from engine import devices, distributed
+from engine.console import say
+from utils import run_dir
+from utils.lock import LockedError, locked
+
+
+def take_folder(run, config, fresh, if_locked, held):
+    """Lock a run's folder for this process.
+
+    Args:
+        if_locked: when another process has it: "fail", "wait" until it ends, or "skip".
+        held: an ExitStack, which releases the folder.
+
+    Returns:
+        the config with the history of the run; None when there is nothing to do: the run is finished, or skipped.
+    """
+    try:
+        held.enter_context(locked(run.folder, wait=if_locked == "wait"))
+    except LockedError as error:
+        if if_locked != "skip":
+            raise
+        return say(f"{run} is skipped: {error}")
+    if fresh:
+        run_dir.clear(run.folder)
+    config = run_dir.check_same_run(run.folder, config)
+    if run_dir.is_finished(run.folder):
+        (run.folder / "checkpoint.pt").unlink(missing_ok=True)  # killed at the very last moment
+        return say(f"{run} is finished ({run.recipe.epochs} epochs). Nothing to do; --fresh would start over")
+    return config
+
+
+def record_session(run, config, state, device, options, model):
+    session = {"from_epoch": state.epoch, "device": devices.describe(device),
+               "ranks": distributed.rank_and_world_size()[1], **options.record(), **run_dir.environment()}
+    config = {**config, "parameters": sum(p.numel() for p in model.parameters()),
+              "sessions": [*config.get("sessions", []), session]}
+    if distributed.is_main():
+        run_dir.write_json(run.folder / "config.json", config)
+    return config
+
+
+def record_steps(run, config, status):
+    """Note once a session whether its steps are replayed as a CUDA graph, and say why not where they could be."""
+    *earlier, session = config["sessions"]
+    if session.get("steps") == status:
+        return config
+    if session["graphs"] and status != "graphed":
+        say(f"{run}: steps run without a CUDA graph, {status}")
+    config = {**config, "sessions": [*earlier, {**session, "steps": status}]}
+    run_dir.write_json(run.folder / "config.json", config)
+    return config

@@ -1,0 +1,146 @@
+"""What the entries of recipes.py are: heads, networks, diversity losses, methods, recipes, blocks of a paper."""
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Annotated, get_args
+
+
+@dataclass(frozen=True)
+class Head:
+    """The first and second part of a loss: classes, or "module:class"."""
+
+    first: object
+    second: object
+    score: str = "MPS"  # the score that the paper's tables use
+    options: Callable = lambda recipe: {}  # recipe → keyword arguments of the second part
+
+
+@dataclass(frozen=True)
+class Network:
+    title: str
+    build: object  # called as build(num_classes, head): a class, or "module:class"
+    image_size: int | None = None  # pixels a side, where only one size will do
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """A diversity loss, with its published weight and the published grid of its search."""
+
+    loss: object  # a class, or "module:class"
+    weight: float
+    grid: tuple = ()
+    options: Callable = lambda recipe: {}  # recipe → keyword arguments of the loss
+    shared_batch: bool = False  # all members train on the same images, and the loss is computed on them
+    image_gradients: bool = False  # the loss differentiates by the images
+    discriminator: bool = False  # the loss has a discriminator, which learns beside the ensemble (DICE)
+
+
+@dataclass(frozen=True)
+class Method:
+    """Three choices that combine freely: head and loss of each member, members and their diversity loss, outliers."""
+
+    head: str  # a name of recipes.HEADS
+    members: int = 1
+    diversity: str = "none"  # or a name of recipes.DIVERSITIES
+    outliers: str = "none"  # or a data set, for outlier exposure; "default": the paper's
+    title: str = ""  # in tables; "": the method's name
+    paper: str = "sdde"  # whose recipe it is trained by: "dismax" or "sdde"
+
+    def choices(self):
+        """The part that makes a method this method, for config.json."""
+        return {"head": self.head, "members": self.members, "diversity": self.diversity, "outliers": self.outliers}
+
+    def changed(self, **choices):
+        """A copy with the choices that are not None."""
+        return replace(self, **{name: value for name, value in choices.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a method is trained on a data set. Each field is a flag of train.py: its text, and its least value."""
+
+    epochs: Annotated[int, "passes over the training set", 1]
+    batch_size: Annotated[int, "images a step and member, over all ranks; the last, smaller batch is kept", 1]
+    lr: Annotated[float, "learning rate of SGD with Nesterov momentum", 0]
+    weight_decay: Annotated[float, "on every parameter: prototypes, scales, BN and biases too", 0]
+    padding: Annotated[int, "black pixels around an image before the random crop (ImageNet: unused)", 0]
+    flip: Annotated[bool, "flip half of the training images left to right"]
+    mean: Annotated[tuple, "of each channel, for pixels in [0, 1]"]
+    std: Annotated[tuple, "of each channel"]
+    momentum: Annotated[float, "Nesterov momentum", 0] = 0.9
+    milestones: Annotated[tuple, "epochs after which the learning rate is multiplied by gamma; none: a cosine"] = ()
+    gamma: Annotated[float, "factor at each milestone", 0] = 0.1
+    final_lr: Annotated[float, "where a cosine from lr, step by step, ends", 0] = 1e-6
+    micro_batch: Annotated[int, "images a forward pass, rank and member; gradients are accumulated. 0: all", 0] = 0
+    zero_bias: Annotated[bool, "start the SoftMax head's bias at 0 (DisMax), not as PyTorch does (SDDE)"] = True
+    select_on: Annotated[str, "images that weights_best.pt is best on: test, or openood (validation)"] = "test"
+    initial: Annotated[str, "random, pretrained (torchvision's ImageNet weights), or a file of such"] = "random"
+    alpha: Annotated[float, "weight of fractional probability regularisation (dismax_fpr)", 0] = 1.0
+    diversity_weight: Annotated[float, "factor of the diversity loss against the members' mean loss", 0] = 0.0
+    adp_alpha: Annotated[float, "of ADP: weight of the ensemble's entropy", 0] = 2.0
+    adp_beta: Annotated[float, "of ADP: weight of the log-determinant", 0] = 0.5
+    per_class: Annotated[int, "of DICE: images a class in class-balanced batches; 0: shuffled batches", 0] = 0
+    ramp_epochs: Annotated[int, "of DICE: epochs in which the weight grows from 0", 0] = 0
+    discriminator_lr: Annotated[float, "of DICE: learning rate of its discriminator (RMSprop)", 0] = 0.0
+    clip: Annotated[float, "largest norm of all gradients; 0: not clipped", 0] = 0.0
+    outlier_weight: Annotated[float, "factor of the outlier-exposure loss", 0] = 0.0
+    outlier_batch: Annotated[int, "outlier images a step, over all ranks", 0] = 0
+
+    def lr_at(self, epoch, step=0, steps=1):
+        """The learning rate of a step, counted from 0, of an epoch of so many steps, counted from 1."""
+        if self.milestones:
+            return round(self.lr * self.gamma ** sum(epoch > milestone for milestone in self.milestones), 12)
+        done = ((epoch - 1) * steps + step) / (self.epochs * steps)
+        return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * done)) / 2
+
+    def changed(self, **flags):
+        """A copy with the flags that are not None. ValueError when a value makes no sense."""
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+        recipe = replace(self, **{name: value for name, value in given.items() if value is not None})
+        recipe.check()
+        return recipe
+
+    def check(self):
+        """ValueError, naming the flag, when a value is out of range."""
+        for name, _, _, least in flags():
+            if least is not None and not least <= getattr(self, name) < math.inf:
+                raise ValueError(f"{flag(name)} must be at least {least}, got {getattr(self, name)}")
+        if self.momentum >= 1:
+            raise ValueError(f"--momentum must be below 1, got {self.momentum}")
+        if self.select_on not in ("test", "openood"):
+            raise ValueError(f"--select-on must be test or openood, got {self.select_on}")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) != 3 or not all(map(math.isfinite, values)) or name == "std" and min(values) <= 0:
+                raise ValueError(f"--{name} must be three numbers{', all positive' * (name == 'std')}, got {values}")
+
+    def as_dict(self):
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def differences(self, other):
+        """field → (own value, other's value) where the two differ."""
+        own, others = self.as_dict(), other.as_dict()
+        return {name: (own[name], others[name]) for name in own if own[name] != others[name]}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a paper's table: so many seeds of each method on each network."""
+
+    paper: str
+    dataset: str
+    networks: tuple
+    methods: tuple
+    seeds: int
+    on_request: bool = False  # only when its network is named
+
+
+def flags():
+    """(name, type, text, least value or None) of every recipe field, for the command line."""
+    for field in fields(Recipe):
+        kind, text, *least = get_args(field.type)
+        yield field.name, kind, text, least[0] if least else None
+
+
+def flag(name):
+    return "--" + name.replace("_", "-")
