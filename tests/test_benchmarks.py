@@ -27,9 +27,10 @@ def test_both_heads_compute_the_same_loss():
 @pytest.mark.parametrize("case", [c for c in training.CASES if c.model == "lenet"], ids=lambda case: case.title)
 def test_training_both_ways_starts_with_the_same_loss_and_trains_on_every_image(case):
     made = training.Made(case, CPU, 8, 2)  # asserts that the losses are equal
-    before = [{k: v.clone() for k, v in module.state_dict().items()} for module in (made.training_loss.model, made.members)]
+    both = made.training_loss.model, made.members
+    before = [{k: v.clone() for k, v in module.state_dict().items()} for module in both]
     assert made.ours() == made.ordinary() == 8 * 2 * len(made.members)
-    for module, state in zip((made.training_loss.model, made.members), before):
+    for module, state in zip(both, before):
         assert any(not torch.equal(v, state[k]) for k, v in module.state_dict().items())
     made.close()
 
