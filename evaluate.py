@@ -41,12 +41,14 @@ from metrics.scores import SCORES as DISMAX_SCORES
 from utils import run_dir
 from utils.io import UserError
 from utils.lock import locked
+from utils.plugins import add_plugin_argument, load_plugins
 from utils.script import run_script
 
 REJECTED = (0.1, 0.5, 1, 2, 5, 10, 20)  # per cent of in-distribution samples that a threshold turns away
 
 
 def main():
+    load_plugins()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders that train.py has finished")
     parser.add_argument("--if-changed", action="store_true", help="leave runs whose metrics.csv is newer than their "
@@ -59,6 +61,7 @@ def main():
     parser.add_argument("--on-bad-image", choices=("stop", "skip"), default="stop", help="of a file that can't be read")
     parser.add_argument("--decode", choices=("cpu", "device"), default="cpu", help="device: JPEGs by nvJPEG on a GPU")
     parser.add_argument("--workers", type=int, help="reading processes; by default one a core, at most 16")
+    add_plugin_argument(parser)
     args = parser.parse_args()
     if not args.runs and args.pretrained is None:
         parser.error("name a RUN, or use --pretrained")

@@ -52,7 +52,7 @@ def main():
     overrides = {name: {"published": theirs, "used": ours}
                  for name, (ours, theirs) in run.recipe.differences(published).items()}
     config = {**run.record(), "overrides": overrides, "data": digests,
-              "num_classes": CATALOG[run.dataset].classes}
+              "num_classes": CATALOG[run.dataset].classes, "plugins": args.plugin}
     with contextlib.ExitStack() as held:
         with distributed.raise_on_all_ranks(UserError):
             if distributed.is_main():
