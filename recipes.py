@@ -52,7 +52,9 @@ DIVERSITIES = {
         options=lambda recipe: {"mode": "gt"}, image_gradients=True),
 }
 
-SCORES = {}  # of plugins: name → function of logits (…, C) to scores (…), larger = more in-distribution
+# of plugins: name → function of logits (…, C) to scores (…), larger = more in-distribution; post-hoc detectors, see
+# engine/detectors.py
+SCORES, DETECTORS = {}, {}
 
 METHODS = {
     "softmax": Method("softmax", title="SoftMax", paper="dismax"),
