@@ -3,8 +3,8 @@
   make torture KILLS=600        or: python tests/faults/campaign.py --kills 600 --seed 1
 
 A step of the campaign starts a script on a small run, waits a random time, and kills it with SIGKILL. Then every file
-in the results folder must be readable. Now and then everything is let finish, and weights, log and metrics must be those
-of a run that nobody disturbed.
+in the results folder must be readable. Now and then everything is let finish, and weights, log and metrics must be
+those of a run that nobody disturbed.
 """
 import argparse
 import csv
