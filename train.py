@@ -130,7 +130,7 @@ def main():
                 if args.fresh:
                     run_dir.clear(run)
                 configs[run] = run_dir.claim(run, {
-                    "run": {"dataset": args.dataset, "model": args.model, "loss": label, "seed": seed},
+                    "run": {"dataset": args.dataset, "model": args.model, "method": label, "seed": seed},
                     "method": vars(method),
                     "recipe": recipe.as_dict(),
                     "overrides": overrides,

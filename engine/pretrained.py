@@ -23,7 +23,7 @@ def adopt(results_dir, file="", write=True):
     if run_dir.finished(run) or not write:
         return run
     config = {
-        "run": {"dataset": "imagenet1k", "model": "resnet18", "loss": "softmax", "seed": 1},
+        "run": {"dataset": "imagenet1k", "model": "resnet18", "method": "softmax-torchvision", "seed": 1},
         "method": vars(METHODS["softmax"]),
         "recipe": recipe_of("imagenet1k", "softmax").as_dict(),
         "overrides": {"weights": {"published": "trained by the recipe", "used": f"torchvision's {WEIGHTS[NAME]}"}},
@@ -35,9 +35,10 @@ def adopt(results_dir, file="", write=True):
     except (RuntimeError, KeyError, AttributeError) as error:
         raise UserError(f"these are not weights of torchvision's ResNet18 for {CATALOG['imagenet1k'].classes} classes: "
                         f"{str(error).splitlines()[0]}") from error
-    unknown = dict.fromkeys(("best_accuracy", "last_accuracy", "wall_clock_seconds"))
+    unknown = dict.fromkeys(("best_accuracy", "last_accuracy", "wall_clock_seconds", "train_seconds"))
     run_dir.write_json(run / "config.json", {
-        **config, "parameters": sum(p.numel() for p in model.parameters()), "best_epoch": epochs, **unknown,
+        **config, "parameters": sum(p.numel() for p in model.parameters()), "selection_split": "test",
+        "best_epoch": epochs, **unknown,
         "sessions": [{"device": "none, not trained here", **run_dir.environment()}]})
     checkpoint.save_state(run / "weights.pt", model.state_dict())
     return run

@@ -119,7 +119,7 @@ def training(run, config, recipe, sets, device, speed, stop, together=(), line=0
             "lr": recipe.lr_at(epoch, steps - 1, steps),
             "train_loss": means.pop("loss"),
             "train_acc": means.pop("accuracy"),
-            "val_acc": accuracy,  # DisMax: of the test split, by which the paper selected; the honest column does not
+            "selection_acc": accuracy,  # of the images that the best epoch is chosen by: config.json's selection_split
             **means,
             "distance_scale": statistics.mean(map(distance_scale, members_of(model))),
             "images_per_second": images / at["train_seconds"],
@@ -139,18 +139,21 @@ def training(run, config, recipe, sets, device, speed, stop, together=(), line=0
     bar.close()
     unreadable = distributed.everybodys(sorted(getattr(train_set, "bad", ())))
     if main_process:
-        finish(run, {**config, "unreadable_files": sorted(set(sum(unreadable, [])))}, model, at)
+        train_seconds = sum(images / row["images_per_second"] for row in at["log"])
+        finish(run, {**config, "unreadable_files": sorted(set(sum(unreadable, []))),
+                     "train_seconds": round(train_seconds, 1)}, model, at)
     return 0
 
 
 def finish(run, config, model, at):
-    seconds, best, last = sum(row["seconds"] for row in at["log"]), at["best"], at["log"][-1]["val_acc"]
+    seconds, best, last = sum(row["seconds"] for row in at["log"]), at["best"], at["log"][-1]["selection_acc"]
+    images = {"test": "test", "openood": "validation"}[config["recipe"]["select_on"]]
     run_dir.write_json(run / "config.json", {
-        **config, "best_epoch": best["epoch"], "best_accuracy": best["accuracy"], "last_accuracy": last,
+        **config, "selection_split": images,
+        "best_epoch": best["epoch"], "best_accuracy": best["accuracy"], "last_accuracy": last,
         "wall_clock_seconds": round(seconds, 1)})
     checkpoint.save_state(run / "weights.pt", model.state_dict())  # after all else: it says that the run is finished
     (run / "checkpoint.pt").unlink()
-    images = {"test": "test", "openood": "validation"}[config["recipe"]["select_on"]]
     say(f"{run}: {len(at['log'])} epochs in {seconds:.0f} s, {images} accuracy {100 * last:.2f} % "
         f"(best {100 * best['accuracy']:.2f} % in epoch {best['epoch']})")
 

@@ -325,7 +325,7 @@ def test_every_method_leaves_its_terms_in_the_log(trained):
         with open(run / "log.csv") as file:
             row, = csv.DictReader(file)
         names = list(row)
-        assert names[names.index("val_acc") + 1 : names.index("distance_scale")] == terms, label
+        assert names[names.index("selection_acc") + 1 : names.index("distance_scale")] == terms, label
         assert all(np.isfinite(float(value)) for value in row.values())
         method = json.loads((run / "config.json").read_text())["method"]
         with np.load(run / "logits/digits.npz") as content:

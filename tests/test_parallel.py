@@ -74,7 +74,7 @@ def test_two_processes_train_as_one_does(tmp_path, imagenet, float64):
     processes(2, *words, "--results-dir", tmp_path / "two", env=env)
     one, two = (tmp_path / name / "imagenet1k/resnet18/dismax/seed1" for name in ("one", "two"))
     for a, b in zip(log_of(one), log_of(two), strict=True):
-        for key in ("train_loss", "train_acc", "val_acc", "distance_scale"):
+        for key in ("train_loss", "train_acc", "selection_acc", "distance_scale"):
             assert float(a[key]) == pytest.approx(float(b[key]), rel=1e-9), key
     a, b = checkpoint.load_state(one / "weights.pt"), checkpoint.load_state(two / "weights.pt")
     assert a.keys() == b.keys()

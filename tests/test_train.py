@@ -46,17 +46,17 @@ def undisturbed(tmp_path_factory, data_dir):
 def test_the_files_are_the_contract(undisturbed):
     assert sorted(p.name for p in undisturbed.iterdir()) == ["config.json", "log.csv", "weights.pt", "weights_best.pt"]
     config = json.loads((undisturbed / "config.json").read_text())
-    assert config["run"] == {"dataset": "digits", "model": "lenet", "loss": "dismax_fpr", "seed": 1}
+    assert config["run"] == {"dataset": "digits", "model": "lenet", "method": "dismax_fpr", "seed": 1}
     assert config["overrides"] == {"epochs": {"published": 20, "used": 12}}
     assert config["recipe"]["epochs"] == 12 and config["recipe"]["milestones"] == [10, 15]
     assert config["sessions"][0]["torch"] == torch.__version__.split("+")[0] or config["sessions"][0]["torch"]
     assert config["sessions"][0]["device"].startswith("cpu (") and config["wall_clock_seconds"] > 0
     log = log_of(undisturbed)
-    assert list(log[0]) == ["epoch", "lr", "train_loss", "train_acc", "val_acc", "distance_scale",
+    assert list(log[0]) == ["epoch", "lr", "train_loss", "train_acc", "selection_acc", "distance_scale",
                             "images_per_second", "seconds"]
     assert [int(row["epoch"]) for row in log] == list(range(1, 13))
     assert [float(row["lr"]) for row in log] == pytest.approx([0.02] * 10 + [0.002] * 2)
-    accuracies = [float(row["val_acc"]) for row in log]
+    accuracies = [float(row["selection_acc"]) for row in log]
     assert config["best_accuracy"] == max(accuracies) > 0.8
     assert config["best_epoch"] == accuracies.index(max(accuracies)) + 1, "the first of equally good epochs"
     assert float(log[-1]["train_loss"]) < float(log[0]["train_loss"])
@@ -82,7 +82,7 @@ def test_sigkill_at_any_moment_then_the_same_bits(tmp_path, data_dir, undisturbe
     assert same_states(run / "weights.pt", undisturbed / "weights.pt")
     assert same_states(run / "weights_best.pt", undisturbed / "weights_best.pt")
     assert len(json.loads((run / "config.json").read_text())["sessions"]) == kills + 1
-    assert [r["val_acc"] for r in log_of(run)] == [r["val_acc"] for r in log_of(undisturbed)]
+    assert [r["selection_acc"] for r in log_of(run)] == [r["selection_acc"] for r in log_of(undisturbed)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
