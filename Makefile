@@ -78,8 +78,7 @@ report: $(READY)  ## the same as a page with figures, results/report.html
 
 tables: $(READY)  ## the tables of results/reference, and those in the READMEs, from the committed files
 	@$(PY) analyze.py --results-dir results/reference > /dev/null
-	@$(PY) data/sources/readme_table.py --into README.md
-	@$(PY) reporting/readme.py README.md benchmarks/README.md
+	@$(PY) reporting/readme_tables.py README.md benchmarks/README.md
 
 test: $(READY)  ## every claim that this repository makes, on the CPU, in a few minutes
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(if $(filter 1,$(CORES)),1,2) --dist loadfile
