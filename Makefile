@@ -70,8 +70,7 @@ report: $(READY)  ## the same as a page with figures, results/report.html
 
 tables: $(READY)  ## the tables of results/reference, and those in the READMEs, from the committed files
 	@$(PY) analyze.py --results-dir results/reference > /dev/null
-	@$(PY) data/sources/readme_table.py --into README.md
-	@$(PY) reporting/readme.py README.md benchmarks/README.md
+	@$(PY) reporting/readme_tables.py README.md benchmarks/README.md
 
 numbers: $(READY)  ## the next missing runs of results/queue.txt, one a core, into results/reference
 	@$(PY) run_scripts/run_queue.py --data-dir $(DATA)

@@ -8,7 +8,8 @@
 For each run, with the last epoch's weights and with the best (test) epoch's:
   logits/<set>.npz, logits_best/<set>.npz     logits (N, n, C) float32, labels (n) int64, −1 for outliers
   calibration.json                            temperatures of both protocols; thresholds of every score
-  metrics.csv                                 benchmark, set, group, weights, score, metric, value (fractions), note
+  metrics.csv                                 benchmark, dataset, ood_group, checkpoint, score, metric, value, note;
+                                              fractions; the last row says how many rows there are, and their SHA-256
 
 Outlier sets that are not prepared are named and left out; when they are there later, the same command adds them
 without running the network again on the others. Minutes on a CPU for 32×32 networks, seconds for LeNet or on a GPU.
@@ -25,7 +26,7 @@ import torch
 from data import corruptions
 from data.datasets import CATALOG, CORRUPTED, OUTLIERS
 from data.loaders import available
-from data.openood import benchmark
+from data.openood import _origin, benchmark
 from engine import devices, distributed
 from engine.inference import CHECKPOINTS, LogitsCache
 from engine.foreign_weights import adopt, read_weights
@@ -37,6 +38,7 @@ from metrics.published import (
     published_calibration_error,
     published_detection_metrics,
     published_negative_log_likelihood,
+    published_temperature,
 )
 from metrics.scores import SCORES as DISMAX_SCORES
 from recipes import DATASETS, NETWORKS, method_of, recipe_of
@@ -132,14 +134,13 @@ def evaluate(folder, data_dir, device, reading):
     rows, fitted = [], {}
     for weights in CHECKPOINTS:
         dumps = LogitsCache(run, config, weights, data_dir, device, reading)
-        found, fitted[weights] = dismax_rows(dumps, dataset, outliers)
+        found, fitted[weights] = dismax_rows(dumps, dataset, outliers, data_dir)
         more, fitted[weights]["temperature_openood_validation"] = openood_rows(dumps, dataset, splits, data_dir)
         rows += [(*row[:3], weights, *row[3:]) for row in found + more]
         rows += [("", name, "", weights, "", "unreadable_images", n) for name, n in dumps.unreadable.items()]
     if distributed.is_main():
         run_dir.write_json(folder / "calibration.json", fitted)
-        columns = ("benchmark", "set", "group", "weights", "score", "metric", "value", "note")
-        run_dir.write_table(folder / "metrics.csv", [dict(zip(columns, (*row, ""))) for row in rows])
+        run_dir.write_metrics(folder, rows)
         absent = [name for name in groups if name not in outliers]
         absent += sum(splits.missing.values(), [])
         left_out = f"; not prepared: {', '.join(dict.fromkeys(absent))}" if absent else ""
@@ -149,7 +150,7 @@ def evaluate(folder, data_dir, device, reading):
 # Rows are (benchmark, set, group, score, metric, value) and sometimes a note. On other processes than the first, which
 # only help to run the network, they are empty.
 
-def dismax_rows(dumps, dataset, outliers):
+def dismax_rows(dumps, dataset, outliers, data_dir):
     """The benchmark of the DisMax paper, by both protocols, for the mean of the members' logits; and what was fitted.
 
     Args:
@@ -160,21 +161,31 @@ def dismax_rows(dumps, dataset, outliers):
         logits, labels = saved[0].mean(0), saved[1]  # (N, n, C) → (n, C)
         z = logits.astype(np.float64)
         quality, fitted = quality_metrics(z, labels)
-        rows = [("dismax", dataset, "id", "", metric, value) for metric, value in quality.items()]
-        in_scores, published_in_scores = all_scores(z), all_scores(logits, published=True)
+        rows = [images_row(dataset, "id", len(labels), data_dir)]
+        rows += [("dismax", dataset, "id", "", metric, *value) for metric, value in quality.items()]
+        id_scores, published_id_scores = all_scores(z), all_scores(logits, published=True)
         fitted["thresholds"] = {score: {f"{percent:g}": np.percentile(values, percent) for percent in REJECTED}
-                                for score, values in in_scores.items()}
+                                for score, values in id_scores.items()}
     for name, group in outliers.items():
         if saved := dumps.logits(name):
             logits = saved[0].mean(0)
-            out_scores, published_out_scores = all_scores(logits.astype(np.float64)), all_scores(logits, published=True)
-            for score, values in in_scores.items():
-                found = detection_metrics(values, out_scores[score])
-                if score in published_in_scores:
+            rows.append(images_row(name, group, len(logits), data_dir))
+            ood_scores, published_ood_scores = all_scores(logits.astype(np.float64)), all_scores(logits, published=True)
+            for score, values in id_scores.items():
+                found = detection_metrics(values, ood_scores[score])
+                if score in published_id_scores:
                     found |= {f"{metric}_published": value for metric, value in published_detection_metrics(
-                        published_in_scores[score], published_out_scores[score]).items()}
+                        published_id_scores[score], published_ood_scores[score]).items()}
                 rows += [("dismax", name, group, score, metric, value) for metric, value in found.items()]
     return rows, fitted
+
+
+def images_row(name, group, count, data_dir):
+    """How many images of a set's test split were used. The note says how they differ from the publisher's set: "" if
+    they are its verified whole."""
+    expected = CATALOG[name].counts.get("test", 0)
+    part = f"{count:,} of its {expected:,} images" if count != expected else ""
+    return ("dismax", name, group, "", "images", count, (part + _origin(name, "test", data_dir)).removeprefix(", "))
 
 
 def openood_rows(dumps, dataset, splits, data_dir):
@@ -190,23 +201,25 @@ def openood_rows(dumps, dataset, splits, data_dir):
         quality = calibrated_metrics(logits.mean(0)[test], labels[test], temperature)
         rows = [("openood", dataset, "id", "", "images", len(test), splits.test.note)]
         rows += [("openood", dataset, "id", "", metric, value) for metric, value in quality.items()]
-        in_scores = openood_scores(logits[:, test], temperature)
+        id_scores = openood_scores(logits[:, test], temperature)
     chosen_by = {"validation": [splits.validation_outliers]} if splits.validation_outliers else {}
     for group, parts in {**splits.groups, **chosen_by}.items():
         for part in parts:
             pieces = [(dumps.logits(part.name, split), index) for split, index in part.index.items()]
             if temperature:
-                out_scores = openood_scores(np.concatenate([z[:, within(index, z)] for (z, _), index in pieces], 1),
+                ood_scores = openood_scores(np.concatenate([z[:, within(index, z)] for (z, _), index in pieces], 1),
                                             temperature)
                 rows.append(("openood", part.name, group, "", "images", len(part), part.note))
-                rows += [("openood", part.name, group, score, metric, value) for score, values in in_scores.items()
-                         for metric, value in detection_metrics(values, out_scores[score]).items()]
+                rows += [("openood", part.name, group, score, metric, value) for score, values in id_scores.items()
+                         for metric, value in detection_metrics(values, ood_scores[score]).items()]
     for name in [CORRUPTED[dataset]] if dataset in CORRUPTED else []:
         for corruption, severity in corruptions.available(name, data_dir):
             if saved := dumps.corrupted_logits(name, corruption, severity):
                 logits, labels = saved[0].mean(0), saved[1]
                 own = calibration.fit_temperature(logits[validation], labels[validation])  # on corrupted images
                 quality = calibrated_metrics(logits[test], labels[test], own)
+                clean = calibrated_metrics(logits[test], labels[test], temperature)
+                quality |= {f"{metric}_clean_temperature": clean[metric] for metric in ("ece", "nll", "brier")}
                 place = "openood", f"{name}_{corruption}", f"corrupted_{severity}", ""
                 rows.append((*place, "images", len(test), corruptions.note(name, corruption, severity, data_dir)))
                 rows += [(*place, metric, value) for metric, value in quality.items()]
@@ -245,24 +258,33 @@ def all_scores(logits, published=False):
     z = torch.from_numpy(logits)
     if not published:
         return {name: score(z.double()).numpy() for name, score in DISMAX_SCORES.items()}
-    scores = {name: score(z).numpy() for name, score in DISMAX_SCORES.items() if name not in ("energy", "max_logit")}
+    scores = {name: score(z).numpy() for name, score in DISMAX_SCORES.items() if name != "energy"}
     return scores | {"MPS": z.softmax(1).amax(1).numpy()}
 
 
 def quality_metrics(logits, labels):
-    """Accuracy and calibration under both protocols, and the temperatures: as published, T and ECE on the same test
-    images; honest, each half of the test images under the T of the other half."""
+    """metric → (value,) or (value, note): accuracy and calibration under both protocols; and the temperatures.
+
+    fitted_on_test: the temperature of the least ECE, measured on the same test images. as_published: the release's
+    local search for it, with a note where the release drops the run. cross_fitted: each half of the test images under
+    the temperature of the other half, by NLL.
+    """
     test_t = calibration.fit_temperature(logits, labels, "ece")
+    release = published_temperature(logits, labels)
     crossed, crossed_t = calibration.cross_fitted_logits(logits, labels, "nll")
-    found = {"accuracy": calibration.accuracy(logits, labels)}
+    dropped = "dropped by the release: its temperature search ended at a bound" if release.dropped else ""
+    found = {"accuracy": (calibration.accuracy(logits, labels),)}
     for suffix, z in (("uncalibrated", logits), ("fitted_on_test", logits / test_t), ("cross_fitted", crossed)):
         probabilities = calibration.probabilities_of(z)
         found |= {
-            f"ece_{suffix}": calibration.expected_calibration_error(probabilities, labels),
-            f"nll_{suffix}": calibration.negative_log_likelihood(z, labels),
-            f"brier_{suffix}": calibration.brier_score(probabilities, labels),
+            f"ece_{suffix}": (calibration.expected_calibration_error(probabilities, labels),),
+            f"nll_{suffix}": (calibration.negative_log_likelihood(z, labels),),
+            f"brier_{suffix}": (calibration.brier_score(probabilities, labels),),
         }
-    return found, {"temperature_fitted_on_test_ece": test_t, "temperatures_cross_fitted_nll": crossed_t,
+    found |= {"temperature_fitted_on_test": (test_t,), "ece_as_published": (release.ece, dropped),
+              "temperature_as_published": (release.temperature, dropped)}
+    return found, {"temperature_fitted_on_test_ece": test_t, "temperature_as_published": release.temperature,
+                   "temperatures_cross_fitted_nll": crossed_t,
                    "temperature_nll": calibration.fit_temperature(logits, labels, "nll")}
 
 

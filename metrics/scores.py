@@ -1,7 +1,8 @@
 """Scores: from logits (…, C) to one number a sample (…), larger = more in-distribution.
 
 Pure functions of torch logits z, at temperature 1; q = softmax(z), natural logarithms. Source: DisMax repository and
-paper section 3 (the first six), Liu et al. arXiv 2010.03759 (energy), Hendrycks et al. arXiv 1911.11132 (max logit).
+paper section 3 (the first six), Liu et al. arXiv 2010.03759 (energy). The maximum logit score of Hendrycks et al.
+(arXiv 1911.11132) is MDS.
 """
 
 
@@ -28,17 +29,17 @@ def mds(logits):
 
 
 def mmls(logits):
-    """Maximum mean logit score: largest logit + mean logit."""
+    """Max-mean logit score: largest logit + mean logit."""
     return logits.amax(-1) + logits.mean(-1)
 
 
 def mmles(logits):
-    """Maximum mean logit entropy score, DisMax's own: largest + mean logit − entropy."""
+    """Max-mean logit entropy score, DisMax's own: largest + mean logit − entropy."""
     return mmls(logits) + es(logits)
 
 
 def mmleps(logits):
-    """Maximum mean logit entropy and probability score: MMLES + max q."""
+    """Max-mean logit entropy and probability score: MMLES + max q."""
     return mmles(logits) + logits.log_softmax(-1).amax(-1).exp()
 
 
@@ -47,12 +48,7 @@ def energy(logits):
     return logits.logsumexp(-1)
 
 
-def max_logit(logits):
-    """The largest logit: the same number as MDS, under the name that other papers look for."""
-    return mds(logits)
-
-
 SCORES = {
     "MPS": mps, "ES": es, "MDS": mds, "MMLS": mmls, "MMLES": mmles, "MMLEPS": mmleps,
-    "energy": energy, "max_logit": max_logit,
+    "energy": energy,
 }

@@ -1,15 +1,14 @@
 """Prepared digits and a finished run or two, made once for all tests that look at them; official files in miniature;
 runs with made-up metrics."""
 import io
-import json
 import tarfile
 from dataclasses import replace
 from hashlib import md5
 from pathlib import Path
 from urllib.parse import urlsplit
+from zlib import crc32
 
 import forked
-import pandas as pd
 import pytest
 import torch
 
@@ -18,6 +17,7 @@ from data.sources import download
 from data.sources.plan import files_of
 from engine import checkpoint
 from recipes import method_of, name_of, recipe_of
+from utils import run_dir
 from utils.run_dir import Run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,20 +57,29 @@ def run_like(name, model="lenet", dataset="digits", choices=None, **recipe):
     return Run(Path(), dataset, model, name_of(base, method), 1, method, changed)
 
 
-def made_up_run(results_dir, dataset, model, loss, seed, rows, overrides=None):
-    """The two files of an evaluated run that analyze.py reads, with metrics of our choice.
+def made_up_run(results_dir, dataset, model, method, seed, rows, overrides=None, log=None, **config):
+    """The three files of an evaluated run that analyze.py reads, with metrics of our choice. Returns its folder.
 
     Args:
-        rows: (benchmark, set, group, weights, score, metric, value) and sometimes a note.
+        rows: (benchmark, dataset, ood_group, checkpoint, score, metric, value) and sometimes a note.
+        log: a dict an epoch; by default 300 epochs of one accuracy. config: entries of config.json.
     """
-    run = results_dir / dataset / model / loss / f"seed{seed}"
-    run.mkdir(parents=True)
-    (run / "config.json").write_text(json.dumps({
-        "run": {"dataset": dataset, "model": model, "method": loss, "seed": seed}, "recipe": {"epochs": 300},
-        "overrides": overrides or {}, "parameters": 1, "last_accuracy": 0.5, "best_accuracy": 0.5, "best_epoch": 1,
-        "wall_clock_seconds": 60, "sessions": [{"device": "made up", "torch": "0", "commit": "0"}]}))
-    columns = ["benchmark", "set", "group", "weights", "score", "metric", "value", "note"]
-    pd.DataFrame([(*row, "")[:8] for row in rows], columns=columns).to_csv(run / "metrics.csv", index=False)
+    run = run_dir.run_folder(results_dir, dataset, model, method, seed)
+    seconds = crc32(str(run).encode()) / 1e9  # no two runs ever took the same time
+    log = log or [{"epoch": epoch, "selection_acc": 0.5, "seconds": seconds} for epoch in range(1, 301)]
+    try:
+        members = method_of(method)[1].members
+    except ValueError:  # a method of nobody
+        members = 1
+    run_dir.write_json(run / "config.json", {
+        "run": {"dataset": dataset, "model": model, "method": method, "seed": seed}, "method": {"members": members},
+        "recipe": {"epochs": len(log)}, "overrides": overrides or {}, "parameters": 1, "selection_split": "validation",
+        "last_accuracy": log[-1]["selection_acc"], "best_accuracy": log[0]["selection_acc"], "best_epoch": 1,
+        "train_seconds": 50, "wall_clock_seconds": 60,
+        "sessions": [{"device": "made up", "torch": "0", "commit": "0"}], **config})
+    run_dir.write_log(run, log)
+    run_dir.write_metrics(run, rows)
+    return run
 
 
 @pytest.fixture(autouse=True)

@@ -128,8 +128,8 @@ def test_images_without_corruption_score_as_the_clean_ones_do(tmp_path, arrays):
     run = tmp_path / "cifar10/resnet18_32x32/de-2-none/seed1"
     script("evaluate.py", run, "--device", "cpu", "--data-dir", data)
     found = pd.read_csv(run / "metrics.csv")
-    found = found[(found.benchmark == "openood") & (found.weights == "last")].set_index("group")
-    clean, fog = ({row.metric: row.value for row in found.loc[group].itertuples() if row.set in ("cifar10", name)}
+    found = found[(found.benchmark == "openood") & (found.checkpoint == "last")].set_index("ood_group")
+    clean, fog = ({row.metric: row.value for row in found.loc[group].itertuples() if row.dataset in ("cifar10", name)}
                   for group, name in (("id", ""), ("corrupted_1", "cifar10_c_fog")))
     assert fog.keys() == clean.keys() and fog == pytest.approx(clean)
-    assert set(found.loc["corrupted_5"].set) == {"cifar10_c_fog", "cifar10_c_snow"}
+    assert set(found.loc["corrupted_5"].dataset) == {"cifar10_c_fog", "cifar10_c_snow"}

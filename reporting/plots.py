@@ -1,4 +1,4 @@
-"""Pictures of runs, from their saved logits and logs: score histograms, reliability diagrams, training curves."""
+"""Plots of runs, from their saved logits and logs: score histograms, reliability diagrams, training curves."""
 import io
 
 import matplotlib
