@@ -66,8 +66,8 @@ def sections(rows):
 
 def _texts(rows):
     """n, how many corruptions, and a text a column, of one method and severity."""
-    count = sorted({row["corruptions"] for row in rows})
-    texts = [str(len({row["seed"] for row in rows})), "/".join(map(str, count)) if count != [0] else ""]
+    counts = sorted({row["corruptions"] for row in rows} - {0})
+    texts = [str(len({row["seed"] for row in rows})), "/".join(map(str, counts))]
     for column, (_, _, _, digits) in METRICS.items():
         values = [row["value"] for row in rows if row["column"] == column and math.isfinite(row["value"])]
         texts.append(number(np.mean(values) if values else math.nan, np.std(values, ddof=1) if len(values) > 1

@@ -216,7 +216,7 @@ def read_metrics(run):
         *rows, closing = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
         header, *rows = rows
     except (ValueError, csv.Error) as error:
-        raise UserError(f"{path} is damaged or empty ({error}): {_EVALUATE} {run}") from error
+        raise UserError(f"{path} is damaged or empty ({error}). {_EVALUATE} {run}") from error
     if tuple(header) != METRIC_COLUMNS:
         raise UserError(f"{path} has the columns {','.join(header)[:100]}, expected {','.join(METRIC_COLUMNS)}: it is "
                         f"damaged or of an older version. {_EVALUATE} {run}")
@@ -227,12 +227,12 @@ def read_metrics(run):
     try:
         rows = [(*row[:6], float(row[6]), row[7]) for row in rows]
     except (ValueError, IndexError) as error:
-        raise UserError(f"{path} has a row that is none ({error}): {_EVALUATE} {run}") from error
+        raise UserError(f"{path} has a row that is none ({error}). {_EVALUATE} {run}") from error
     _refuse_impossible(rows, path)
     return rows
 
 
-_EVALUATE = "evaluate the run again: python evaluate.py"
+_EVALUATE = "Evaluate the run again: python evaluate.py"
 
 
 def _refuse_impossible(rows, path):
