@@ -93,7 +93,7 @@ def _last_linear_layer(model: nn.Module, layer: str | None) -> tuple[str, nn.Mod
                          f"{_linear_layers(model)}")
     names = ", ".join(prefix + name for name in found)
     raise ValueError(f"{type(model).__name__} has more than one linear layer that could be its last one: {names}. Say "
-                     f"which: attach(model, …, layer={prefix + next(iter(found))!r})")
+                     f"which: attach(model, …, layer={prefix + min(found, key=len)!r})")
 
 
 def _candidates(model: nn.Module) -> dict[str, nn.Module]:
@@ -103,8 +103,9 @@ def _candidates(model: nn.Module) -> dict[str, nn.Module]:
     if callable(get_classifier):
         own = get_classifier()
         parts = list(own) if isinstance(own, (tuple, list, nn.ModuleList)) else [own]
-        modules = [m for part in parts if isinstance(part, nn.Module) for m in part.modules()]
-        return {name: module for name, module in linear.items() if any(module is m for m in modules)}
+        modules = {id(m) for part in parts if isinstance(part, nn.Module) for m in part.modules()}
+        linear = {name: module for name, module in linear.items() if id(module) in modules}
+        return _of_size(linear, getattr(model, "num_classes", None)) or linear
     last_of_chain = {name: module for name, module in linear.items() if not _is_followed(model, name)}
     if not last_of_chain:
         return {}
@@ -112,9 +113,13 @@ def _candidates(model: nn.Module) -> dict[str, nn.Module]:
     classes = getattr(config, "num_labels", None)
     if not isinstance(classes, int):
         classes = _sizes(list(linear.values())[-1])[1]
-    found = {name: module for name, module in last_of_chain.items() if _sizes(module)[1] == classes}
+    found = _of_size(last_of_chain, classes)
     named = {name: module for name, module in last_of_chain.items() if name.split(".")[0] in CLASSIFIER_NAMES}
     return found if not named or named.keys() & found.keys() else {**named, **found}
+
+
+def _of_size(layers: dict[str, nn.Module], outputs: int | None) -> dict[str, nn.Module]:
+    return {name: module for name, module in layers.items() if _sizes(module)[1] == outputs}
 
 
 def _is_followed(model: nn.Module, name: str) -> bool:
@@ -157,9 +162,7 @@ def _replace(model: nn.Module, old: nn.Module, head: LossFirstPart) -> None:
 
 
 def _tell(model: nn.Module, before: int, now: int) -> None:
-    """timm and Hugging Face note the number of classes."""
-    if getattr(model, "num_classes", None) == before:
-        model.num_classes = now  # type: ignore[assignment]
-    config = getattr(model, "config", None)
-    if getattr(config, "num_labels", None) == before and before != now:
-        config.num_labels = now  # type: ignore[union-attr]
+    """timm and Hugging Face note the number of classes, in the model and in its config."""
+    for owner, name in ((model, "num_classes"), (model, "num_labels"), (getattr(model, "config", None), "num_labels")):
+        if before != now and owner is not None and getattr(owner, name, None) == before:
+            setattr(owner, name, now)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from . import calibration
 from .calibration import PERCENTILES, SCORE_TYPES
 from .criterion import LossSecondPart
-from .precision import in_float32, in_full_precision, is_transformed
+from .precision import in_float32, in_full_precision, is_traced, is_transformed
 
 __all__ = ["PARTITIONS", "SCORE_TYPES", "LossFirstPart", "LossSecondPart"]
 
@@ -88,7 +88,7 @@ class LossFirstPart(nn.Module):
         self._usage.seen = True
         if isinstance(features, torch.fx.Proxy):  # symbolic tracing: there is nothing to look at
             return self.logits(features)
-        if not torch.jit.is_tracing() and (
+        if not is_traced() and (
                 features.shape[-1:] != (self.num_features,) or features.dim() < 2 and not is_transformed()):
             raise ValueError(f"features must be (B, {self.num_features}), got {tuple(features.shape)}")
         return self.logits(features) if self.sees_to_precision else in_full_precision(self.logits, features)

@@ -3,13 +3,16 @@ the same loss as a sum over parts of a batch."""
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .precision import in_float32, values_are_at_hand
+from .precision import in_float32, is_traced, values_are_at_hand
+
+if TYPE_CHECKING:
+    from .base import LossFirstPart
 
 IGNORED = -100  # the target that counts for nothing, as in nn.CrossEntropyLoss
 MISTAKE = ("A torchvision ResNet's last layer, for one, is `model.fc`: `model.classifier = …` adds a layer that is "
@@ -29,7 +32,9 @@ class LossSecondPart(nn.Module):
     A loss of its own gives `loss_of(logits, targets)`, and `partial_loss` if a batch of it is to be split.
     """
 
-    def __init__(self, model_classifier: nn.Module, *, label_smoothing: float = 0.0) -> None:
+    model_classifier: LossFirstPart
+
+    def __init__(self, model_classifier: LossFirstPart, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
@@ -79,7 +84,7 @@ class LossSecondPart(nn.Module):
             classes (B, 4) int64: a quarter of the row's target each (a plain row names its class four times);
             weights (B) float32 with sum 1, for FPR (1 + alpha)/2. An ignored row (−100) has weight 0.
         """
-        known = class_targets(targets) != IGNORED
+        known = class_targets(targets, "a batch with soft targets cannot be split") != IGNORED
         classes = targets.long().masked_fill(~known, 0)[:, None].expand(-1, 4)  # (B, 4)
         return classes, known.float() / known.sum().clamp(min=1)
 
@@ -116,7 +121,7 @@ class LossSecondPart(nn.Module):
                              "A Hugging Face model's logits are its output's `.logits`")
         head = self.model_classifier
         classes = getattr(head, "num_classes", None)
-        if classes is not None and not torch.jit.is_tracing() and logits.shape[-1] != classes:
+        if classes is not None and not is_traced() and logits.shape[-1] != classes:
             raise ValueError(f"the logits {tuple(logits.shape)} were not made by this criterion's classifier, which "
                              f"has {classes} classes. {MISTAKE}")
         usage = getattr(head, "_usage", None)
@@ -126,7 +131,7 @@ class LossSecondPart(nn.Module):
         return in_float32(logits)
 
     def _inspected(self, logits: Tensor, targets: Tensor) -> tuple[float, Any, Any]:
-        known = class_targets(targets) != IGNORED
+        known = class_targets(targets, "debug tells the target class's logits from the others") != IGNORED
         logits, targets = logits[known], targets[known].long()
         scale = getattr(self.model_classifier, "distance_scale", None)
         own = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, targets[:, None], True)  # (B, C)
@@ -134,10 +139,10 @@ class LossSecondPart(nn.Module):
         return 1.0 if scale is None else scale.item(), inter.float().cpu().numpy(), intra.float().cpu().numpy()
 
 
-def class_targets(targets: Tensor) -> Tensor:
-    """The targets. ValueError unless they are class numbers (B)."""
+def class_targets(targets: Tensor, why: str) -> Tensor:
+    """The targets. ValueError, with the reason why, unless they are class numbers (B)."""
     if targets.dim() > 1 or targets.is_floating_point() or targets.is_complex():
-        raise ValueError(f"targets must be class numbers (B) here, got {tuple(targets.shape)} {targets.dtype}")
+        raise ValueError(f"{why}: targets must be class numbers (B), got {tuple(targets.shape)} {targets.dtype}")
     return targets
 
 

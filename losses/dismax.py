@@ -13,6 +13,8 @@ from .base import PARTITIONS, LossFirstPart
 from .calibration import PERCENTILES
 from .criterion import IGNORED, LossSecondPart, class_targets, mean_cross_entropy
 
+SOFT = 'regularization="fpr" makes soft targets itself'
+
 __all__ = ["PARTITIONS", "PERCENTILES", "DisMaxLossFirstPart", "DisMaxLossSecondPart", "fractional_targets",
            "mix_quadrants"]
 
@@ -55,7 +57,7 @@ class DisMaxLossSecondPart(LossSecondPart):
     """
 
     def __init__(
-        self, model_classifier: nn.Module, regularization: str | None = None, alpha: float = 1.0,
+        self, model_classifier: LossFirstPart, regularization: str | None = None, alpha: float = 1.0,
         batches_to_accumulate: int = 32, *, label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(model_classifier, label_smoothing=label_smoothing)
@@ -89,7 +91,7 @@ class DisMaxLossSecondPart(LossSecondPart):
         the targets class numbers, else ValueError. For an odd B the mixed half is the larger one.
         """
         if self.mixes:
-            self._class_targets(targets)
+            class_targets(targets, SOFT)
         order = torch.randperm(len(inputs), device=inputs.device)
         inputs, targets = inputs[order], targets[order]
         if self.mixes and len(inputs) > 1:
@@ -111,7 +113,7 @@ class DisMaxLossSecondPart(LossSecondPart):
     def loss_of(self, logits: Tensor, targets: Tensor) -> Tensor:
         if not self.mixes:
             return super().loss_of(logits, targets)
-        self._class_targets(targets)
+        class_targets(targets, SOFT)
         plain = self._plain_rows(len(logits))
         if logits.dim() < 2 or plain == len(logits):
             return super().loss_of(logits, targets)
@@ -119,19 +121,17 @@ class DisMaxLossSecondPart(LossSecondPart):
         cross_entropy = mean_cross_entropy(logits[:plain], targets[:plain])
         log_p = logits[plain:].log_softmax(1)  # (m, C)
         q = fractional_targets(targets[plain:], logits.shape[1], log_p.dtype)  # (m, C)
-        divergence = F.kl_div(log_p, q, reduction="sum") / _known(targets[plain:]).sum().clamp(min=1)
+        divergence = F.kl_div(log_p, q, reduction="sum") / q.sum().clamp(min=1)  # q.sum(): the rows that count
         return (cross_entropy + self.alpha * divergence) / 2
 
     def split_targets(self, targets: Tensor) -> tuple[Tensor, Tensor]:
-        self._class_targets(targets)
         plain = self._plain_rows(len(targets))
         if plain == len(targets):
             return super().split_targets(targets)
         classes, weights = super().split_targets(targets[:plain])
-        mixed, known = _four_classes(targets[plain:]), _known(targets[plain:])  # (m, 4), (m)
-        mixed_weights = known.float() / known.sum().clamp(min=1) * self.alpha
-        return (torch.cat([classes, mixed.masked_fill(~known[:, None], 0)]),
-                torch.cat([weights, mixed_weights]) / 2)
+        mixed, known = four_classes(targets[plain:])  # (m, 4), (m)
+        mixed_weights = self.alpha * known.float() / known.sum().clamp(min=1)
+        return torch.cat([classes, mixed]), torch.cat([weights, mixed_weights]) / 2
 
     def partial_loss(self, logits: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
         return self.divergence(logits, classes, weights)
@@ -139,12 +139,6 @@ class DisMaxLossSecondPart(LossSecondPart):
     def _plain_rows(self, batch_size: int) -> int:
         """How many leading rows the loss takes as images of one class: in evaluation nothing is mixed."""
         return self.unmixed(batch_size) if self.model_classifier.training else batch_size
-
-    def _class_targets(self, targets: Tensor) -> None:
-        if self.mixes and (targets.dim() > 1 or targets.is_floating_point()):
-            raise ValueError('regularization="fpr" makes soft targets itself and needs class numbers (B), '
-                             f"got {tuple(targets.shape)} {targets.dtype}: mix no images before, or leave FPR out")
-        class_targets(targets)
 
     def _accumulate(self, logits: Tensor) -> None:
         classifier = self.model_classifier
@@ -184,17 +178,14 @@ def fractional_targets(targets: Tensor, num_classes: int, dtype: torch.dtype = t
 
     The same class twice adds up to ½, and so on. The row is 0 where one of the four classes is −100.
     """
-    four, known = _four_classes(targets), _known(targets)[:, None]  # (m, 4), (m, 1)
-    quarters = (known.to(dtype) / 4).expand(-1, 4)
-    return torch.zeros(len(four), num_classes, dtype=dtype, device=targets.device).scatter_add_(
-        1, four.masked_fill(~known, 0), quarters)
+    four, known = four_classes(targets)  # (m, 4), (m)
+    quarters = (known.to(dtype) / 4)[:, None].expand(-1, 4)
+    return torch.zeros(len(four), num_classes, dtype=dtype, device=targets.device).scatter_add_(1, four, quarters)
 
 
-def _four_classes(targets: Tensor) -> Tensor:
-    """The classes of the images that `mix_quadrants` puts into each: (m) → (m, 4) int64."""
-    return torch.stack([targets.long().roll(k) for k in range(4)], 1)
-
-
-def _known(targets: Tensor) -> Tensor:
-    """Whether all four classes of each mixed image are known: (m) → (m) bool."""
-    return (_four_classes(targets) != IGNORED).all(1)
+def four_classes(targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The classes of the four images that `mix_quadrants` puts into each: (m) → (m, 4) int64; and whether all four are
+    known, (m) bool. Where they are not (−100) the classes are 0."""
+    four = torch.stack([targets.long().roll(k) for k in range(4)], 1)  # (m, 4)
+    known = (four != IGNORED).all(1)  # (m)
+    return four.masked_fill(~known[:, None], 0), known

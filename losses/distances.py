@@ -74,7 +74,7 @@ def _cosine_distance_logits(features: Tensor, prototypes: Tensor, scale: Tensor,
     inputs = (rows, prototypes, scale)
     if torch.is_grad_enabled() and rows.is_cpu and is_eager(*inputs) and (
             rows.requires_grad or prototypes.requires_grad or scale.requires_grad):
-        logits: Tensor = _CosineDistanceLogits.apply(*inputs, to_all_prototypes)  # type: ignore[no-untyped-call]
+        logits: Tensor = _CosineDistanceLogits.apply(*inputs, to_all_prototypes)
     else:
         logits = _cosine_distance_logits_by_autograd(*inputs, to_all_prototypes)
     return logits if rows is features else logits.reshape(*features.shape[:-1], len(prototypes))
@@ -93,7 +93,8 @@ def _cosine_distance_logits_by_autograd(
     distances = _safe_sqrt(squares)
     if to_all_prototypes:
         distances = distances + distances.mean(1, keepdim=True)
-    return -scale * distances
+    logits: Tensor = -scale * distances
+    return logits
 
 
 def _any_near(squares: Tensor) -> bool:
@@ -112,20 +113,23 @@ def _with_exact_nearest(squares: Tensor, unit: Tensor, prototypes: Tensor, p_inv
 
 
 def _safe_sqrt(squares: Tensor) -> Tensor:
-    positive = squares > 0
-    return torch.where(positive, squares, 1).sqrt() * positive  # both branches finite, so no 0·∞ in backward
+    positive: Tensor = squares > 0
+    roots: Tensor = torch.where(positive, squares, 1).sqrt() * positive  # both branches finite, so no 0·∞ in backward
+    return roots
 
 
 def _differentiable_inverse_norms(rows: Tensor) -> Tensor:
     """1/‖row‖, 0 without gradient for a row of zeros, which has no direction: (rows, F) → (rows)."""
     norms = torch.linalg.vector_norm(rows, dim=1)
-    positive = norms > 0
-    return positive / torch.where(positive, norms, 1)
+    positive: Tensor = norms > 0
+    inverse: Tensor = positive / torch.where(positive, norms, 1)
+    return inverse
 
 
 def _inverse_norms(rows: Tensor) -> Tensor:
     """The same in place."""
-    return torch.linalg.vector_norm(rows, dim=1).reciprocal_().nan_to_num_(posinf=0)
+    inverse: Tensor = torch.linalg.vector_norm(rows, dim=1).reciprocal_().nan_to_num_(posinf=0)
+    return inverse
 
 
 class _CosineDistanceLogits(torch.autograd.Function):
@@ -176,11 +180,11 @@ class _CosineDistanceLogits(torch.autograd.Function):
 
 def _gradients_by_autograd(ctx: Any, grad: Tensor) -> list[Tensor | None]:
     """Of features, prototypes and scale; differentiable if gradients are recorded now."""
-    create_graph, tensors = torch.is_grad_enabled(), ctx.saved_tensors[:3]
+    create_graph, (features, prototypes, scale) = torch.is_grad_enabled(), ctx.saved_tensors[:3]
     if not create_graph:
-        tensors = [tensor.detach().requires_grad_() for tensor in tensors]
+        features, prototypes, scale = (tensor.detach().requires_grad_() for tensor in (features, prototypes, scale))
     with torch.enable_grad():
-        logits = _cosine_distance_logits_by_autograd(*tensors, ctx.to_all_prototypes)
-        inputs = [tensor for tensor, needed in zip(tensors, ctx.needs_input_grad) if needed]
+        logits = _cosine_distance_logits_by_autograd(features, prototypes, scale, ctx.to_all_prototypes)
+        inputs = [t for t, needed in zip((features, prototypes, scale), ctx.needs_input_grad) if needed]
         gradients = iter(torch.autograd.grad(logits, inputs, grad, create_graph=create_graph))
     return [next(gradients) if needed else None for needed in ctx.needs_input_grad[:3]]

@@ -30,7 +30,7 @@ class IsoMaxLossSecondPart(LossSecondPart):
     """
 
     def __init__(
-        self, model_classifier: nn.Module, entropic_scale: float = 10.0, *, label_smoothing: float = 0.0
+        self, model_classifier: LossFirstPart, entropic_scale: float = 10.0, *, label_smoothing: float = 0.0
     ) -> None:
         super().__init__(model_classifier, label_smoothing=label_smoothing)
         self.entropic_scale = entropic_scale

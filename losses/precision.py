@@ -39,9 +39,15 @@ def is_eager(*tensors: Tensor) -> bool:
     False while a graph is made (torch.compile, torch.export, torch.jit.trace), inside torch.func's transforms and
     forward-mode differentiation, and for tensor subclasses (fake, functional and distributed tensors).
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed() or forward_ad._current_level >= 0:
+    if torch.compiler.is_compiling() or is_traced() or is_transformed() or forward_ad._current_level >= 0:
         return False
     return _PLAIN_TYPES.issuperset(map(type, tensors))
+
+
+def is_traced() -> bool:
+    """Whether torch.jit.trace is recording."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return tracing
 
 
 def is_transformed() -> bool:

@@ -42,7 +42,7 @@ class SoftMaxLossFirstPart(LossFirstPart):
 class SoftMaxLossSecondPart(LossSecondPart):
     """Cross-entropy, the same in training and in evaluation. `loss` is the published attribute."""
 
-    def __init__(self, model_classifier: nn.Module, *, label_smoothing: float = 0.0) -> None:
+    def __init__(self, model_classifier: LossFirstPart, *, label_smoothing: float = 0.0) -> None:
         super().__init__(model_classifier, label_smoothing=label_smoothing)
         self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
 
