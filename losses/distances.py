@@ -156,7 +156,7 @@ class _CosineDistanceLogits(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         features, prototypes, scale, unit, f_inverse, p_inverse, distances = ctx.saved_tensors
         if torch.is_grad_enabled() or ctx.near:  # create_graph=True: somebody will differentiate this gradient
-            return *_gradients_by_autograd(ctx, grad), None
+            return *_gradients_by_autograd(ctx, features, prototypes, scale, grad), None
 
         by_distance = grad + grad.mean(1, keepdim=True) if ctx.to_all_prototypes else grad.clone()
         by_distance.mul_(distances)  # gradient by D, times D
@@ -178,9 +178,11 @@ class _CosineDistanceLogits(torch.autograd.Function):
         return grad_features, grad_prototypes, -row_sums.sum().reshape(scale.shape), None
 
 
-def _gradients_by_autograd(ctx: Any, grad: Tensor) -> list[Tensor | None]:
+def _gradients_by_autograd(
+    ctx: Any, features: Tensor, prototypes: Tensor, scale: Tensor, grad: Tensor
+) -> list[Tensor | None]:
     """Of features, prototypes and scale; differentiable if gradients are recorded now."""
-    create_graph, (features, prototypes, scale) = torch.is_grad_enabled(), ctx.saved_tensors[:3]
+    create_graph = torch.is_grad_enabled()
     if not create_graph:
         features, prototypes, scale = (tensor.detach().requires_grad_() for tensor in (features, prototypes, scale))
     with torch.enable_grad():

@@ -24,7 +24,7 @@ class IsoMaxPlusLossFirstPart(LossFirstPart):
         self.distance_scale = nn.Parameter(torch.ones(1))
 
     def logits(self, features: Tensor) -> Tensor:
-        scale = self.distance_scale.abs() * math.sqrt(2) / self.temperature  # ‖f̂ − p̂‖ = √2·√(1 − cos)
+        scale = self.distance_scale.abs() / self.temperature * math.sqrt(2)  # ‖f̂ − p̂‖ = √2·√(1 − cos)
         return distances.cosine_distance_logits(features, self.prototypes, scale)
 
 
