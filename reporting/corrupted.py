@@ -3,7 +3,6 @@ import math
 
 import numpy as np
 
-from data.corruptions import VALIDATION
 from reporting.comparison import grouped
 from reporting.names import in_order, title_of
 from reporting.tables import Section
@@ -30,6 +29,8 @@ def rows_of(dataset, runs):
     for run in (run for run in runs if run.id_dataset == dataset):
         groups = {place[0] for place in run.cells("openood", "best", "images") if place[0].startswith("corrupted_")}
         severities = {int(group.removeprefix("corrupted_")): group for group in groups}
+        if severities:
+            from data.corruptions import VALIDATION  # here, because it takes half a second
         for severity in sorted({0, *severities} if severities else ()):
             group = severities.get(severity, "id")
             for column, (corrupted, clean, unit, _) in METRICS.items():

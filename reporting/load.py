@@ -175,10 +175,11 @@ def _log(folder, config):
     """log.csv as a dict of floats an epoch. UserError when it is cut, or tells of another run than config.json."""
     try:
         with open(folder / "log.csv", newline="") as file:
-            rows = [{name: float(text) for name, text in row.items()} for row in csv.DictReader(file)]
+            lines = list(csv.reader(file))
+        rows = [dict(zip(lines[0], map(float, line), strict=True)) for line in lines[1:]]
     except FileNotFoundError:
         raise UserError("it has no log.csv") from None
-    except (ValueError, TypeError, csv.Error) as error:  # TypeError: a row is cut
+    except (ValueError, csv.Error) as error:
         raise UserError(f"log.csv is damaged ({error})") from error
     epochs, best = config["recipe"]["epochs"], config["best_epoch"]
     if [row.get("epoch") for row in rows] != list(range(1, epochs + 1)):

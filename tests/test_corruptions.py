@@ -12,6 +12,7 @@ from conftest import put, script, tar_of
 from test_openood import give
 
 from data import corruptions, prepare
+from utils import run_dir
 from utils.io import UserError
 
 rng = np.random.default_rng(0)
@@ -127,9 +128,11 @@ def test_images_without_corruption_score_as_the_clean_ones_do(tmp_path, arrays):
            "--epochs", 1, "--device", "cpu", "--data-dir", data, "--results-dir", tmp_path)
     run = tmp_path / "cifar10/resnet18_32x32/de-2-none/seed1"
     script("evaluate.py", run, "--device", "cpu", "--data-dir", data)
-    found = pd.read_csv(run / "metrics.csv")
+    found = pd.DataFrame(run_dir.read_metrics(run), columns=run_dir.METRIC_COLUMNS)
     found = found[(found.benchmark == "openood") & (found.checkpoint == "last")].set_index("ood_group")
     clean, fog = ({row.metric: row.value for row in found.loc[group].itertuples() if row.dataset in ("cifar10", name)}
                   for group, name in (("id", ""), ("corrupted_1", "cifar10_c_fog")))
+    by_clean = {metric: fog.pop(f"{metric}_clean_temperature") for metric in ("ece", "nll", "brier")}
     assert fog.keys() == clean.keys() and fog == pytest.approx(clean)
+    assert by_clean == pytest.approx({metric: clean[metric] for metric in by_clean}), "it is fitted on the same images"
     assert set(found.loc["corrupted_5"].dataset) == {"cifar10_c_fog", "cifar10_c_snow"}
