@@ -20,7 +20,7 @@ MIRRORS = $(foreach mirror,$(MIRROR),--mirror $(mirror))
 READY  := $(if $(filter $(VENV)/bin/python,$(PY)),$(VENV)/ready)
 CORES  := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: help demo test lint bench prepare-data analyze report tables runs blocks
+.PHONY: help demo test mutate lint bench prepare-data analyze report tables runs blocks
 .PHONY: reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-imagenet200 reproduce-mnist
 .SECONDARY:
 
@@ -84,6 +84,9 @@ tables: $(READY)  ## the tables of results/reference, and those in the READMEs, 
 test: $(READY)  ## every claim that this repository makes, on the CPU, in a few minutes
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(if $(filter 1,$(CORES)),1,2) --dist loadfile
 
+mutate: $(READY)  ## forty small mistakes in the code, drawn by SEED=: does a test notice each? a few minutes
+	@$(PY) tests/mutate.py $(if $(SEED),--seed $(SEED))
+
 lint: $(READY)  ## ruff
 	@$(PY) -m ruff check .
 
@@ -135,5 +138,5 @@ $(RESULTS)/%/metrics.csv: $(RESULTS)/%/weights.pt $(wildcard $(DATA)/*/manifest.
 $(VENV)/ready: requirements.txt
 	@echo "Making $(VENV): PyTorch and the rest, about 3 minutes and, with CUDA, 6 GB"
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt pytest pytest-xdist ruff
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt pytest pytest-randomly pytest-xdist ruff
 	@touch $@

@@ -128,7 +128,7 @@ def test_dismax_selects_on_the_whole_test_split_the_first_of_equal_epochs(tiny_m
 
 @pytest.mark.parametrize("loss", ["softmax", "dismax"])
 def test_logged_loss_and_accuracy_are_means_over_the_training_images(data_dir, tmp_path, loss):
-    """With a learning rate of 0 the saved weights are those of every step. The last, smaller batch counts by its images;
+    """With a learning rate of 0 the saved weights are those of every step. The last, smaller batch counts as such.
     DisMax trains on ten times its logits."""
     train(loss, "digits", data_dir, tmp_path, "--epochs", 2, "--lr", 0, "--padding", 0, "--micro-batch", 50)
     run = tmp_path / "digits/lenet" / loss / "seed1"
