@@ -17,7 +17,10 @@ import torch
 from conftest import ROOT, same_states, script
 from test_openood import give, write_list
 
+import models
+from data.loaders import open_set
 from engine import checkpoint
+from losses import LOSSES
 
 SELECTION = "selection_acc"  # the column of log.csv by which weights_best.pt is selected
 
@@ -119,6 +122,28 @@ def test_dismax_selects_on_the_whole_test_split_the_first_of_equal_epochs(tiny_m
     script("evaluate.py", run, "--data-dir", tiny_mnist, "--device", "cpu")
     for folder, expected in (("logits", accuracies[-1]), ("logits_best", best)):
         assert hits_of(run, folder).mean() == pytest.approx(expected)
+
+
+# ---- what the log says of an epoch ----
+
+@pytest.mark.parametrize("loss", ["softmax", "dismax"])
+def test_logged_loss_and_accuracy_are_means_over_the_training_images(data_dir, tmp_path, loss):
+    """With a learning rate of 0 the saved weights are those of every step. The last, smaller batch counts as such.
+    DisMax trains on ten times its logits."""
+    train(loss, "digits", data_dir, tmp_path, "--epochs", 2, "--lr", 0, "--padding", 0, "--micro-batch", 50)
+    run = tmp_path / "digits/lenet" / loss / "seed1"
+    net = models.build("lenet", 7, LOSSES[loss][0]).eval()
+    net.load_state_dict(checkpoint.load_state(run / "weights.pt"))
+    digits = open_set("digits", "train", data_dir, torch.device("cpu"))
+    with torch.no_grad():
+        logits = torch.cat([net(images) for images, _ in digits.eval_batches()])
+    expected = torch.nn.functional.cross_entropy(logits * (10 if loss == "dismax" else 1), digits.labels).item()
+    accuracy = (logits.argmax(1) == digits.labels).float().mean().item()
+    for row in read(run)[1]:
+        assert float(row["train_loss"]) == pytest.approx(expected, rel=1e-5)
+        assert float(row["train_acc"]) == pytest.approx(accuracy, abs=1e-6)
+        rate = 845 / float(row["images_per_second"])
+        assert 0 < rate <= float(row["seconds"])
 
 
 # ---- stopped in the middle of an epoch ----
