@@ -30,16 +30,19 @@ from metrics.scores import SCORES
 from recipes import score_of
 from utils import run_dir
 from utils.io import UserError
+from utils.plugins import add_plugin_argument, load_plugins
 from utils.script import run_script
 
 
 def main():
+    load_plugins()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run's folder that evaluate.py has been at")
     parser.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
     parser.add_argument("--score", choices=list(SCORES), help="by default the paper's for the run's loss")
     parser.add_argument("--reject", default="5", help="per cent of in-distribution images to turn away (default 5)")
     parser.add_argument("--device")
+    add_plugin_argument(parser)
     args = parser.parse_args()
     run, config = run_dir.load_run(args.run)
     try:

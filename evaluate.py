@@ -23,12 +23,13 @@ import numpy as np
 import torch
 
 from data import corruptions
-from data.datasets import CORRUPTED, OUTLIERS
+from data.datasets import CATALOG, CORRUPTED, OUTLIERS
 from data.loaders import available
 from data.openood import benchmark
 from engine import devices, distributed
 from engine.inference import CHECKPOINTS, LogitsCache
-from engine.pretrained import adopt
+from engine.foreign_weights import adopt, read_weights
+from engine.pretrained import adopt_torchvision
 from metrics import calibration
 from metrics.detection import detection_metrics
 from metrics.ensemble import ensemble_scores
@@ -38,35 +39,51 @@ from metrics.published import (
     published_negative_log_likelihood,
 )
 from metrics.scores import SCORES as DISMAX_SCORES
+from recipes import DATASETS, NETWORKS, method_of, recipe_of
 from utils import run_dir
 from utils.io import UserError
 from utils.lock import locked
+from utils.plugins import add_plugin_argument, load_plugins
 from utils.script import run_script
 
 REJECTED = (0.1, 0.5, 1, 2, 5, 10, 20)  # per cent of in-distribution samples that a threshold turns away
 
 
 def main():
+    load_plugins()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders that train.py has finished")
     parser.add_argument("--if-changed", action="store_true", help="leave runs whose metrics.csv is newer than their "
                         "weights and than every prepared set")
     parser.add_argument("--pretrained", nargs="?", const="", metavar="FILE", help="make a run of torchvision's "
                         "ResNet18 for ImageNet-1k and evaluate it; FILE: its weights, else they are downloaded")
-    parser.add_argument("--results-dir", default="results", help="where --pretrained puts its run")
+    foreign = parser.add_argument_group("weights that were trained elsewhere", "become a run in --results-dir")
+    foreign.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint of the DisMax release, of OpenOOD, "
+                         "SDDE, torchvision or timm, or a state dict (.pt, .pth, .safetensors)")
+    foreign.add_argument("--dataset", choices=DATASETS, help="what the network was trained on")
+    foreign.add_argument("--model", choices=list(NETWORKS))
+    foreign.add_argument("--method", "--loss", default="softmax", help="softmax by default; de: five members …")
+    foreign.add_argument("--seed", type=int, default=0, help="of the run's folder (default 0: not trained here)")
+    foreign.add_argument("--mean", type=float, nargs=3, help="of each channel; by default the recipe's")
+    foreign.add_argument("--std", type=float, nargs=3)
+    parser.add_argument("--results-dir", default="results", help="where --pretrained and --weights put their run")
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps …; by default the accelerator if there is one")
     parser.add_argument("--on-bad-image", choices=("stop", "skip"), default="stop", help="of a file that can't be read")
     parser.add_argument("--decode", choices=("cpu", "device"), default="cpu", help="device: JPEGs by nvJPEG on a GPU")
     parser.add_argument("--workers", type=int, help="reading processes; by default one a core, at most 16")
+    add_plugin_argument(parser)
     args = parser.parse_args()
-    if not args.runs and args.pretrained is None:
-        parser.error("name a RUN, or use --pretrained")
+    if not args.runs and args.pretrained is None and args.weights is None:
+        parser.error("name a RUN, or use --pretrained or --weights")
     distributed.start()
     device = distributed.local_device(devices.choose(args.device))
     if args.pretrained is not None:
         with distributed.raise_on_all_ranks(UserError):
-            args.runs.append(adopt(args.results_dir, args.pretrained, distributed.is_main()))
+            args.runs.append(adopt_torchvision(args.results_dir, args.pretrained, distributed.is_main()))
+    if args.weights is not None:
+        with distributed.raise_on_all_ranks(UserError):
+            args.runs.append(adopt_file(args))
     reading = {"on_bad_image": args.on_bad_image, "decode": args.decode, "workers": args.workers}
     if args.if_changed:
         args.runs = [run for run in args.runs if not up_to_date(run, args.data_dir)]
@@ -76,6 +93,23 @@ def main():
                 if distributed.is_main():
                     held.enter_context(locked(folder))
             evaluate(folder, args.data_dir, device, reading)
+
+
+def adopt_file(args):
+    """The folder of the run that --weights becomes."""
+    if not args.dataset or not args.model:
+        raise UserError("--weights FILE needs --dataset and --model")
+    try:
+        base, method = method_of(args.method)
+        recipe = recipe_of(args.dataset, base, method, args.model).changed(mean=args.mean, std=args.std)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    folder = run_dir.run_folder(args.results_dir, args.dataset, args.model, args.method, args.seed)
+    run = run_dir.Run(folder, args.dataset, args.model, args.method, args.seed, method, recipe)
+    if distributed.is_main():
+        state = read_weights(args.weights)
+        adopt(run, CATALOG[args.dataset].classes, state, args.weights.name, run_dir.file_digest(args.weights))
+    return folder
 
 
 def up_to_date(run, data_dir):

@@ -52,6 +52,10 @@ DIVERSITIES = {
         options=lambda recipe: {"mode": "gt"}, image_gradients=True),
 }
 
+# of plugins: name → function of logits (…, C) to scores (…), larger = more in-distribution; post-hoc detectors, see
+# engine/detectors.py
+SCORES, DETECTORS = {}, {}
+
 METHODS = {
     "softmax": Method("softmax", title="SoftMax", paper="dismax"),
     "isomax": Method("isomax", title="IsoMax", paper="dismax"),
@@ -273,7 +277,7 @@ def main():
 # until reporting/ asks for the names above
 PUBLISHED = {"cifar10": CIFAR_NETWORKS, "cifar100": CIFAR_NETWORKS, "imagenet1k": ("resnet18",)}
 PUBLISHED_SEEDS = {"cifar10": 5, "cifar100": 5, "imagenet1k": 1}
-published_score, SCORES = dismax_score, {name: head.score for name, head in HEADS.items()}
+published_score = dismax_score
 
 
 if __name__ == "__main__":

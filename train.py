@@ -35,6 +35,7 @@ from engine.discriminator import discriminator_of
 from engine.inference import accuracy_of
 from engine.pretrained import initialise
 from engine.records import record_session, record_steps, take_folder
+from engine.tracking import open_tracker
 from engine.train_step import TrainStep, execution_options
 from utils import run_dir
 from utils.io import UserError
@@ -51,7 +52,7 @@ def main():
     overrides = {name: {"published": theirs, "used": ours}
                  for name, (ours, theirs) in run.recipe.differences(published).items()}
     config = {**run.record(), "overrides": overrides, "data": digests,
-              "num_classes": CATALOG[run.dataset].classes}
+              "num_classes": CATALOG[run.dataset].classes, "plugins": args.plugin}
     with contextlib.ExitStack() as held:
         with distributed.raise_on_all_ranks(UserError):
             if distributed.is_main():
@@ -59,7 +60,8 @@ def main():
         config = distributed.broadcast_from_main(config)
         if config:
             with devices.side_stream(device):
-                stopped_by = train(run, config, sets, device, options, StopSignals(), args.checkpoint_seconds)
+                stopped_by = train(
+                    run, config, sets, device, options, StopSignals(), args.checkpoint_seconds, args.track)
             if stopped_by:
                 words = " ".join(word for word in sys.argv if word != "--fresh")
                 say(f"Continue with\n  {distributed.launcher()} {words}")
@@ -87,7 +89,7 @@ class TrainState:
                           train_seconds_before=self.train_seconds_before + self.train_seconds)
 
 
-def train(run, config, sets, device, options, stop, checkpoint_seconds=60):
+def train(run, config, sets, device, options, stop, checkpoint_seconds=60, tracker=None):
     """Train a run to its end. Returns 0, or the signal that stopped it; then checkpoint.pt has everything."""
     train_set, selection_set, outlier_set = sets
     recipe = run.recipe
@@ -106,6 +108,7 @@ def train(run, config, sets, device, options, stop, checkpoint_seconds=60):
     state = resume(run, config, modules)
     train_step = TrainStep(training_loss, optimizer, discriminator, recipe, options, device)
     config = record_session(run, config, state, device, options, model)
+    tracker = open_tracker(tracker, run, config, state.epoch)
 
     last_saved, images = time.monotonic(), len(train_set)
     done = min((state.epoch - 1) * images + state.images_seen, recipe.epochs * images)
@@ -127,11 +130,12 @@ def train(run, config, sets, device, options, stop, checkpoint_seconds=60):
             if distributed.is_main():
                 run_dir.write_log(run.folder, state.log)
                 config = record_steps(run, config, train_step.graph_status)
+            tracker.log(state.log[-1])
             state = state.next_epoch()
             if time.monotonic() - last_saved >= checkpoint_seconds and state.epoch <= recipe.epochs:
                 save_checkpoint(run, config, modules, state)
                 last_saved = time.monotonic()
-    finish(run, config, model, state, train_set)
+    tracker.finish(finish(run, config, model, state, train_set))
     return 0
 
 
@@ -249,20 +253,22 @@ def save_checkpoint(run, config, modules, state):
 
 
 def finish(run, config, model, state, train_set):
+    """Write the last files of a run; returns its results."""
     unreadable = distributed.all_gather_object(sorted(getattr(train_set, "bad", ())))
-    if not distributed.is_main():
-        return
     log, last = state.log, state.log[-1]["selection_acc"]
+    results = {"best_epoch": state.best["epoch"], "best_accuracy": state.best["accuracy"], "last_accuracy": last,
+               "train_seconds": round(state.train_seconds_before, 1),
+               "wall_clock_seconds": round(sum(row["seconds"] for row in log), 1)}
+    if not distributed.is_main():
+        return results
     run_dir.write_json(run.folder / "config.json", {
-        **config, "unreadable_files": sorted(set(sum(unreadable, []))), "best_epoch": state.best["epoch"],
-        "best_accuracy": state.best["accuracy"], "last_accuracy": last,
-        "train_seconds": round(state.train_seconds_before, 1),
-        "wall_clock_seconds": round(sum(row["seconds"] for row in log), 1)})
+        **config, "unreadable_files": sorted(set(sum(unreadable, []))), **results})
     checkpoint.save_state(run.folder / "weights_best.pt", state.best_weights)
     checkpoint.save_state(run.folder / "weights.pt", model.state_dict())  # the last file: the run is finished
     (run.folder / "checkpoint.pt").unlink(missing_ok=True)
     say(f"{run}: {len(log)} epochs in {sum(row['seconds'] for row in log):.0f} s, {config['selection_split']} accuracy "
         f"{100 * last:.2f} % (best {100 * state.best['accuracy']:.2f} % in epoch {state.best['epoch']})")
+    return results
 
 
 if __name__ == "__main__":

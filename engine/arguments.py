@@ -8,13 +8,16 @@ from data.datasets import CATALOG, EXPOSURE
 from data.loaders import digest_of, open_set
 from data.openood import benchmark
 from data.sampling import class_balanced
+from engine.tracking import TRACKERS
 from recipes import DATASETS, DIVERSITIES, METHODS, NETWORKS, method_of, name_of, recipe_of
 from utils.io import UserError
+from utils.plugins import add_plugin_argument, load_plugins
 from utils.recipe import flag, flags
 from utils.run_dir import Run, run_folder
 
 
 def parse_arguments(description):
+    plugins = load_plugins()  # before the registry's names become choices
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, choices=DATASETS)
     parser.add_argument("--model", required=True, choices=list(NETWORKS), help="the network")
@@ -32,6 +35,9 @@ def parse_arguments(description):
     parser.add_argument("--fresh", action="store_true", help="start over: remove what is in the run's folder")
     parser.add_argument("--checkpoint-seconds", type=float, default=60, metavar="SECONDS", help="least time between "
                         "two checkpoints (default 60); a stop by Ctrl-C or SIGTERM always saves one")
+    parser.add_argument("--track", choices=TRACKERS, help="report to an experiment tracker (an optional extra: pip "
+                        "install tensorboard, or wandb)")
+    add_plugin_argument(parser)
     speed = parser.add_argument_group("speed", "by default what pays on the device; the recipe stays the same")
     speed.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="bfloat16 autocast; heads, losses and BN "
                        "statistics stay float32 (default: where the device has matrix units for it)")
@@ -51,7 +57,9 @@ def parse_arguments(description):
             recipe.add_argument(flag(name), type=int if name == "milestones" else float, nargs="*", help=text)
         else:
             recipe.add_argument(flag(name), type=kind, help=text)
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.plugin = plugins
+    return args
 
 
 def resolve_run(args):

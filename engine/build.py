@@ -25,7 +25,8 @@ def build_network(name, num_classes, head):
     UserError on an unknown name.
     """
     if name not in NETWORKS:
-        raise UserError(f"unknown network {name!r}: choose from {', '.join(NETWORKS)}")
+        raise UserError(f"unknown network {name!r}: choose from {', '.join(NETWORKS)}. One of a plugin needs "
+                        "--plugin FILE")
     return resolve(NETWORKS[name].build)(num_classes, head)
 
 
@@ -37,7 +38,8 @@ def build_ensemble(name, num_classes, head, members):
 def build_model(run, num_classes):
     """The freshly initialised network, or Ensemble, of a run."""
     if run.method.head not in HEADS:
-        raise UserError(f"unknown head {run.method.head!r}: choose from {', '.join(HEADS)}")
+        raise UserError(f"unknown head {run.method.head!r}: choose from {', '.join(HEADS)}. One of a plugin needs "
+                        "--plugin FILE")
     head = resolve(HEADS[run.method.head].first)
     if run.method.head == "softmax":
         head = partial(head, zero_bias=run.recipe.zero_bias)
@@ -68,6 +70,9 @@ def build_training_loss(model, run):
 
 
 def diversity_loss(model, name, recipe):
+    if name not in DIVERSITIES:
+        raise UserError(f"unknown diversity loss {name!r}: choose from {', '.join(DIVERSITIES)}. One of a plugin needs "
+                        "--plugin FILE")
     diversity = DIVERSITIES[name]
     loss = partial(resolve(diversity.loss), **diversity.options(recipe))
     if not diversity.discriminator:

@@ -9,7 +9,7 @@ from data.datasets import OUTLIERS
 from metrics.calibration import cross_fitted_logits, probabilities_of
 from metrics.detection import detection_metrics
 from metrics.scores import SCORES
-from recipes import SCORES as PUBLISHED_SCORES
+from recipes import score_of
 from reporting import figures
 from utils.io import write_text
 
@@ -49,7 +49,7 @@ def pictures(results_dir, dataset, model, chosen, names, titles):
         if not (folders[0] / "logits" / f"{dataset}.npz").exists():
             continue  # results/reference: logits are not committed
         logits, labels = saved_logits(folders[0], dataset)
-        score = PUBLISHED_SCORES[loss]
+        score = score_of(loss)
         scored = {name: SCORES[score](torch.from_numpy(z)).numpy() for name, z in logits.items()}
         inside = scored.pop(dataset)
         aurocs = {titles[name]: detection_metrics(inside, values)["auroc"] for name, values in scored.items()}

@@ -68,11 +68,29 @@ def test_rates_are_shown_with_their_share_of_the_machine():
 
 
 def test_both_pipelines_make_the_same_kind_of_batch():
-    images = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
-    labels = np.arange(300) % 10
-    statistics = CATALOG["cifar10"].mean, CATALOG["cifar10"].std
-    ours = ResidentImages(images, labels, CPU, 32, statistics).train_batches(64, 1, 1, 4, True)
-    theirs = torch.utils.data.DataLoader(input_pipeline.Pictures(images, labels), 64, shuffle=True)
-    for (a, a_labels), (b, b_labels) in zip(ours, theirs, strict=True):
-        assert a.shape == b.shape and a.dtype == b.dtype == torch.float32 and a_labels.shape == b_labels.shape
-        assert abs(a.mean() - b.mean()) < 0.15 and abs(a.std() - b.std()) < 0.15
+    """Each of their images is one of the 9·9·2 crops and flips of the image padded by 4 black pixels; every image once,
+    every corner about as often, half of them flipped."""
+    n = 300
+    images = np.random.default_rng(0).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+    mean, std = CATALOG["cifar10"].mean, CATALOG["cifar10"].std
+    torch.manual_seed(0)
+    ours = ResidentImages(images, np.arange(n), CPU, 32, (mean, std)).train_batches(64, 1, 1, 4, True)
+    theirs = torch.utils.data.DataLoader(input_pipeline.Pictures(images, np.arange(n)), 64, shuffle=True)
+    padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)))
+    views = np.lib.stride_tricks.sliding_window_view(padded, (32, 32), (1, 2))  # (n, 9, 9, 3, 32, 32)
+    for batches in map(list, (ours, theirs)):
+        assert [len(labels) for _, labels in batches] == [64] * 4 + [44]
+        shown, which = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches]).tolist()
+        assert shown.shape == (n, 3, 32, 32) and shown.dtype == torch.float32 and sorted(which) == list(range(n))
+        assert which != sorted(which)
+        pixels = (shown * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]) * 255
+        places = []
+        for k, image in zip(which, pixels.round().to(torch.uint8).numpy()):
+            found = [(top, left, flipped) for flipped in (False, True) for top, left in np.argwhere(
+                (views[k] == (image[..., ::-1] if flipped else image)).all((2, 3, 4))).tolist()]
+            places += found
+            assert len(found) == 1
+        top, left, flipped = np.array(places).T
+        for corner in (top, left):  # 33 of each are expected, give or take 5.4
+            assert (abs(np.bincount(corner, minlength=9) - n / 9) < 5 * 5.4).all()
+        assert abs(flipped.mean() - 0.5) < 5 * 0.029

@@ -104,10 +104,15 @@ def test_an_epoch_is_every_image_once_and_a_function_of_seed_and_epoch(data_dir)
 
 
 def test_padding_may_change_between_epochs(data_dir):
+    """What was padded for an earlier epoch is not cropped in a later one."""
     digits = loaders.open_set("digits", "train", data_dir, CPU)
+    batches = []
     for padding in (0, 3, 1):
-        batch, _ = next(digits.train_batches(16, 1, 1, padding, True))
-        assert batch.shape == (16, 3, 28, 28)
+        (batch, _), (alone, _) = (next(images.train_batches(16, 1, 1, padding, True)) for images in (
+            digits, loaders.open_set("digits", "train", data_dir, CPU)))
+        assert torch.equal(batch, alone)
+        batches.append(batch)
+    assert not torch.equal(batches[0], batches[1]) and not torch.equal(batches[1], batches[2])
 
 
 @dataclass

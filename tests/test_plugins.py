@@ -1,0 +1,73 @@
+"""A file of the user's adds a network, a head, a diversity loss: one entry each, and every script knows it."""
+import json
+
+import pytest
+from conftest import script
+
+PLUGIN = '''
+import torch
+from torch import nn
+
+from losses.base import LossSecondPart
+from losses import SoftMaxLossFirstPart
+from losses.diversity import NCLDiversityLoss
+from models.network import Network as BaseNetwork
+from recipes import DIVERSITIES, HEADS, METHODS, NETWORKS, Diversity, Head, Method, Network
+
+
+class Tiny(BaseNetwork):
+    def __init__(self, num_classes, head):
+        super().__init__(16, num_classes, head)
+        self.first, self.second = nn.Conv2d(3, 8, 5, 2), nn.Conv2d(8, 16, 5, 2)
+
+    def stages(self, images):
+        first = torch.relu(self.first(images))
+        return [first, torch.relu(self.second(first))]
+
+
+class LogitNormSecondPart(LossSecondPart):
+    def loss_of(self, logits, targets):
+        return nn.functional.cross_entropy(logits / logits.norm(dim=1, keepdim=True) / 0.04, targets)
+
+
+NETWORKS["tiny"] = Network("Tiny", Tiny)
+HEADS["logitnorm"] = Head(SoftMaxLossFirstPart, LogitNormSecondPart)
+METHODS["logitnorm"] = Method("logitnorm", title="LogitNorm", paper="dismax")
+DIVERSITIES["mine"] = Diversity(NCLDiversityLoss, weight=0.1, shared_batch=True)
+'''
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plugin") / "mine.py"
+    path.write_text(PLUGIN)
+    return path
+
+
+@pytest.mark.parametrize(("method", "folder"), [("logitnorm", "logitnorm"), ("logitnorm-2-mine", "logitnorm-2-mine")])
+def test_a_new_network_loss_and_diversity_train_evaluate_and_have_a_row(tmp_path, data_dir, plugin, method, folder):
+    words = ["--data-dir", data_dir, "--device", "cpu", "--plugin", plugin]
+    script("train.py", "--dataset", "digits", "--model", "tiny", "--method", method, "--epochs", 2, "--results-dir",
+           tmp_path, *words)
+    run = tmp_path / "digits/tiny" / folder / "seed1"
+    assert json.loads((run / "config.json").read_text())["plugins"] == [str(plugin)]
+    without = script("evaluate.py", run, *words[:-2], check=False)
+    assert without.returncode == 1 and "One of a plugin needs --plugin FILE" in without.stderr
+    script("evaluate.py", run, *words)
+    script("detect.py", run, data_dir, "--plugin", plugin)
+
+
+def test_a_plugin_that_fails_says_where(tmp_path, data_dir):
+    (tmp_path / "broken.py").write_text("x = 1\nimport nothing_of_this_name\n")
+    words = ["train.py", "--dataset", "digits", "--model", "lenet", "--method", "softmax", "--data-dir", data_dir]
+    done = script(*words, "--plugin", tmp_path / "broken.py", check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "broken.py, line 2: ModuleNotFoundError: No module named 'nothing_of_this_name'" in done.stderr
+    done = script(*words, "--plugin", tmp_path / "absent.py", check=False)
+    assert done.returncode == 1 and "absent.py: there is no such file" in done.stderr
+
+
+def test_names_of_a_plugin_are_listed_where_a_name_is_unknown(tmp_path, data_dir, plugin):
+    done = script("train.py", "--dataset", "digits", "--model", "tiny", "--method", "logitnrm", "--plugin", plugin,
+                  "--data-dir", data_dir, check=False)
+    assert done.returncode == 1 and "unknown method 'logitnrm'" in done.stderr and "logitnorm" in done.stderr

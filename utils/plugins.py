@@ -1,0 +1,44 @@
+"""--plugin FILE: a Python file that adds entries to the registry in recipes.py before a script reads its arguments.
+
+docs/extending.md has examples.
+"""
+import argparse
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+
+from utils.io import UserError
+
+
+def load_plugins(words=None):
+    """Run the files that --plugin names on the command line; returns their paths.
+
+    UserError when a file is missing or ends with an error.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_plugin_argument(parser)
+    paths = parser.parse_known_args(words)[0].plugin
+    for path in paths:
+        load(path)
+    return [str(path) for path in paths]
+
+
+def add_plugin_argument(parser):
+    parser.add_argument("--plugin", action="append", type=Path, default=[], metavar="FILE",
+                        help="a Python file that registers networks, methods, scores …: docs/extending.md")
+
+
+def load(path):
+    name = f"plugin_{path.stem}"
+    if not path.is_file():
+        raise UserError(f"--plugin {path}: there is no such file")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # so that its classes can be pickled
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{line.filename}, line {line.lineno}"
+        raise UserError(f"--plugin {path} failed in {place}: {type(error).__name__}: {error}") from error
