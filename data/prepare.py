@@ -26,25 +26,19 @@ manifest.json in each folder says where a set came from, with checksums of what 
 data/downloads/, whole, or as .part to go on from; it may be deleted when sets are ready. Memory stays below 2 GB.
 """
 import argparse
-import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make `data` and `files` importable
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make `data` and `utils` importable
 
-from data import corruptions
-from data.datasets import CATALOG, CORRUPTED, OPENOOD, OUTLIERS, how_to_get, image_folder, sets_of
-from data.openood_lists import bring_lists
-from data.sources.find import Found, Search
-from data.sources.plan import print_plan, too_large_to_start_unasked, where_to_get
-from data.sources.sklearn_digits import MAKERS
-from data.sources.store import is_partial, is_same, ready_splits, store, verify
-from utils.io import UserError, write_text
-
-_one_at_a_time = Lock()  # downloads run side by side, conversions do not: memory stays bounded
+from data.datasets import CATALOG, OPENOOD, OUTLIERS, sets_of
+from data.openood_lists import copy_lists
+from data.sources.acquire import prepare
+from data.sources.plan import needs_confirmation, print_plan, where_to_get
+from data.sources.store import verify
+from utils.io import UserError
 
 
 def main():
@@ -83,10 +77,10 @@ def main():
         return
 
     if any(name in OPENOOD for name in names) and args.benchmark != ["dismax"]:
-        bring_lists(mirrors, args.data_dir)
+        copy_lists(mirrors, args.data_dir)
 
     def work(name):
-        may_download = bool(asked) or not too_large_to_start_unasked(name)
+        may_download = bool(asked) or not needs_confirmation(name)
         return prepare(name, args.data_dir, mirrors, args.fresh, may_download)
 
     with ThreadPoolExecutor(args.jobs) as pool:
@@ -101,98 +95,6 @@ def main():
         for name in incomplete:
             print(f"  {name:20} {where_to_get(name)}")
         sys.exit(1 if asked else 0)  # without names it was: whatever there is
-
-
-def prepare(name, data_dir, mirrors=(), fresh=False, may_download=True):
-    """Bring one set to data_dir/<name> and print what is there. Returns whether it is whole.
-
-    may_download: False takes only what the mirrors' folders and earlier downloads have.
-    """
-    lines = []
-    try:
-        if name == "imagenet1k":
-            return look_at_imagenet(data_dir, mirrors, lines)
-        search = Search(name, mirrors, data_dir / "downloads", may_download)
-        if name in CORRUPTED.values():
-            return prepare_corrupted(search, data_dir / name, fresh, lines)
-        return prepare_splits(search, data_dir / name, fresh, lines)
-    finally:
-        print("\n".join(lines), flush=True)
-
-
-def prepare_splits(search, folder, fresh, lines):
-    name, data_set = search.name, search.set
-    ready, problems = ready_splits(folder), {}
-    missing = [s for s in data_set.counts if fresh or s not in ready or is_partial(ready[s], data_set.counts[s])]
-    made = MAKERS[name]() if missing and name in MAKERS else {}
-    changed = False
-    for split in missing:
-        made_here = [Found(made[split], "made from scikit-learn's files", True)] if split in made else ()
-        for found in made_here or search.candidates(split):
-            if split in ready and not fresh and is_same(ready[split], found):
-                break  # the same part of it as before
-            with _one_at_a_time:
-                record = search.attempt(store, found, folder, split, name)
-            if record:
-                ready[split], changed = record, True
-                break
-        problems[split] = search.problems
-    if changed:
-        write_text(folder / "manifest.json", json.dumps({"name": name, "splits": ready}, indent=1) + "\n")
-    for split, expected in data_set.counts.items():
-        if split in ready:
-            record = ready[split]
-            note = "" if record["verified"] else ", unverified"
-            part = f" of {expected}" if is_partial(record, expected) else ""
-            lines.append(f"{name:14} {split:6} {record['images']:6}{part} images{note}: {record['source']}")
-            lines += [f"{'':21}  left out, unreadable: {picture}" for picture in record.get("left_out", [])]
-            lines += [f"{'':21}  but {problem}" for problem in problems.get(split, [])]
-        else:
-            lines.append(f"{name:14} {split:6} missing: {'; '.join(problems[split]) or how_to_place(name)}")
-    return all(s in ready and not is_partial(ready[s], data_set.counts[s]) for s in data_set.counts)
-
-
-def prepare_corrupted(search, folder, fresh, lines):
-    record = {} if fresh else ready_splits(folder).get("test", {})
-    wanted = corruptions.official_files(search.name)
-    before = {file: kept for file, kept in record.get("files", {}).items() if file in wanted}
-    files = corruptions.prepare_official(search, folder, before)
-    if files != before:
-        images = 50_000 * (len(files) - 1)
-        corruptions.record_files(folder, search.name, files, {
-            "images": images, "verified": True, "source": "official files, MD5 verified"})
-    if files:
-        lines.append(f"{search.name:14} test   {len(files)} of {len(wanted)} arrays: official files, MD5 verified")
-    if made := [file for file in record.get("files", {}) if file not in wanted]:
-        lines.append(f"{search.name:14} test   {len(made) - 1} arrays made here, see corruptions.py")
-    if set(files) != set(wanted):
-        lines.append(f"{search.name:14} test   missing: {'; '.join(search.problems) or how_to_place(search.name)}")
-    return set(files) == set(wanted)
-
-
-def look_at_imagenet(data_dir, mirrors, lines):
-    """ImageNet-1k is used where it is; class folders of a mirror are linked."""
-    name, whole = "imagenet1k", True
-    for split in CATALOG[name].counts:
-        folder = image_folder(name, split, data_dir)
-        found = Search(name, mirrors, data_dir / "downloads").unofficial_folders(split)
-        if found and not folder.exists() and not os.environ.get("IMAGENET_DIR"):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.unlink(missing_ok=True)  # a link to a mirror that has gone
-            folder.symlink_to(found[0].resolve(), target_is_directory=True)
-        classes = len([f for f in folder.iterdir() if f.is_dir()]) if folder.is_dir() else 0
-        flat = bool(folder.is_dir() and not classes and any(folder.iterdir()))
-        there = f"{classes} class folders in {folder}, unverified" if classes else f"files in {folder}, unverified"
-        lines.append(f"{name:14} {split:6} " + (there if classes or flat else f"missing: {how_to_get(name, data_dir)}"))
-        whole &= classes > 0 or flat
-    return whole
-
-
-def how_to_place(name):
-    data_set = CATALOG[name]
-    if data_set.by_hand:
-        return data_set.by_hand
-    return f"in no mirror, and too large to be fetched unasked. {how_to_get(name)}"
 
 
 if __name__ == "__main__":

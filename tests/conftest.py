@@ -15,6 +15,7 @@ import torch
 from data.datasets import CATALOG
 from data.sources import download
 from data.sources.plan import files_of
+from data.sources.registry import SOURCES
 from engine import checkpoint
 from recipes import method_of, name_of, recipe_of
 from utils import run_dir
@@ -108,24 +109,24 @@ def put(folder, contents, *paths):
 
 @pytest.fixture
 def official(monkeypatch):
-    """Put bytes in the place of a set's official files: CATALOG's checksums become theirs. Returns path → bytes.
+    """Put bytes in the place of a set's official files: the registry's checksums become theirs. Returns path → bytes.
 
     files: split → the bytes of its parts; archive: the bytes of its archive, by default a tar of the parts.
     """
     def become(name, files=None, archive=None, **changes):
-        data_set, contents = CATALOG[name], {}
+        source, contents = SOURCES[name], {}
         parts = {}
         for split, ours in (files or {}).items():
             parts[split] = [replace(part, md5=md5(content).hexdigest(), raw_md5="")
-                            for part, content in zip(data_set.parts[split], ours)]
+                            for part, content in zip(source.parts[split], ours)]
             contents |= {part.path: content for part, content in zip(parts[split], ours)}
-        packed = data_set.archive
+        packed = source.archive
         if packed:
             contents[packed.path] = archive or tar_of(contents)
             packed = replace(packed, md5=md5(contents[packed.path]).hexdigest(), size=len(contents[packed.path]),
                              url="http://127.0.0.1:9/nothing")
-        monkeypatch.setitem(CATALOG, name, replace(
-            data_set, archive=packed, **{"parts": parts or data_set.parts, **changes}))
+        monkeypatch.setitem(SOURCES, name, replace(source, archive=packed, parts=parts or source.parts))
+        monkeypatch.setitem(CATALOG, name, replace(CATALOG[name], **changes))
         return contents
     return become
 

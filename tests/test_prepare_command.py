@@ -10,6 +10,7 @@ from test_prepare import cifar_batches
 from data import prepare
 from data.datasets import CATALOG
 from data.sources import readme_table
+from data.sources.registry import SOURCES
 from data.sources.sklearn_digits import MAKERS
 
 
@@ -33,7 +34,7 @@ def command(monkeypatch, capsys, *words):
 
 
 def test_the_plan_says_what_how_big_from_where_and_does_nothing(tmp_path, official, monkeypatch, capsys):
-    put(tmp_path / "mirror", official("cifar10", cifar_batches()[2]), CATALOG["cifar10"].archive.path)
+    put(tmp_path / "mirror", official("cifar10", cifar_batches()[2]), SOURCES["cifar10"].archive.path)
     status, said = command(monkeypatch, capsys, "cifar10", "svhn", "textures", "ssb_hard", "--dry-run", "--mirror",
                            tmp_path / "mirror", "--data-dir", tmp_path / "data")
     assert status == 0 and not (tmp_path / "data").exists()
@@ -43,7 +44,7 @@ def test_the_plan_says_what_how_big_from_where_and_does_nothing(tmp_path, offici
 
 
 def test_without_names_everything_that_is_there_is_prepared(tmp_path, official, monkeypatch, capsys):
-    put(tmp_path / "mirror", official("cifar10", cifar_batches()[2]), CATALOG["cifar10"].archive.path)
+    put(tmp_path / "mirror", official("cifar10", cifar_batches()[2]), SOURCES["cifar10"].archive.path)
     words = ("--mirror", tmp_path / "mirror", "--data-dir", tmp_path / "data")
     status, said = command(monkeypatch, capsys, *words)
     assert status == 0 and "tests do not use the internet" in said
@@ -58,7 +59,7 @@ def test_without_names_everything_that_is_there_is_prepared(tmp_path, official, 
 
 
 def test_verify_reads_everything_again(tmp_path, official, monkeypatch, capsys):
-    put(tmp_path, official("cifar10", cifar_batches()[2]), CATALOG["cifar10"].archive.path)
+    put(tmp_path, official("cifar10", cifar_batches()[2]), SOURCES["cifar10"].archive.path)
     words = ("cifar10", "digits_789", "--data-dir", tmp_path / "data")
     command(monkeypatch, capsys, *words, "--mirror", tmp_path)
     assert command(monkeypatch, capsys, "--verify", *words) == (0, "cifar10        as it was prepared (2 checksums)\n"

@@ -1,4 +1,4 @@
-"""Publishers' array formats → (images (n, H, W, C) uint8, labels (n) int64). Readers get verified bytes."""
+"""The official array formats → (images (n, H, W, C) uint8, labels (n) int64). Readers get verified bytes."""
 import gzip
 import io
 import pickle
@@ -8,7 +8,8 @@ import zlib
 import numpy as np
 from scipy.io import loadmat
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+from data.image_files import IMAGE_SUFFIXES  # noqa: F401  until detect.py imports it from there
+
 MOST_IDX = 1 << 30  # bytes: what an unverified .gz may unpack to
 
 
