@@ -6,6 +6,7 @@ A detector is made for one network as detector(head), fitted by fit(features, lo
 logits) → (n), larger = more in-distribution. features (n, F) are what the head saw, logits (n, C) what it answered; all
 are float32 tensors on the CPU, and labels (n) int64. An ensemble's score is the mean over its members' detectors.
 """
+import numpy as np
 import torch
 
 from recipes import DETECTORS
@@ -80,33 +81,59 @@ class PytorchOOD:
         return -self.detector.predict_logits(logits)
 
 
-def fitted(names, heads, training):
-    """name → a fitted detector a member.
+MOST_TRAINING_IMAGES = 50_000  # that detectors are fitted on; of larger sets so many by chance
+
+
+class FittedDetectors:
+    """Detectors of a run under one checkpoint, fitted on its training images. Called with a Split: {name: (n) scores}.
 
     Args:
-        heads: the members' heads.
-        training: (features (N, n, F), logits (N, n, C), labels (n)) of the training images, NumPy arrays.
+        names: of detectors, as `check` accepts.
+        cache: a LogitsCache with features.
+        train_split: the Split of training images.
     UserError, naming the detector, when one cannot be fitted.
     """
-    features, logits, labels = (torch.from_numpy(part) for part in training)
-    found = {}
+
+    def __init__(self, names, cache, train_split):
+        self.cache, self._scores, subset = cache, {}, None
+        if len(train_split) > MOST_TRAINING_IMAGES:
+            rng = np.random.default_rng(0)
+            subset = np.sort(rng.choice(len(train_split), MOST_TRAINING_IMAGES, replace=False))
+        training = cache.outputs(train_split, subset)
+        self.detectors = fit(names, cache.heads, training) if training else {}
+
+    def __call__(self, split):
+        key = split.name, split.split
+        if key not in self._scores:
+            outputs = self.cache.outputs(split)
+            self._scores[key] = scores(self.detectors, outputs) if outputs else {}
+        return self._scores[key]
+
+
+def fit(names, heads, training):
+    """name → a fitted detector a member, from the members' heads and the Outputs of training images."""
+    found, labels = {}, torch.from_numpy(training.labels)
+    features, logits = torch.from_numpy(training.features), torch.from_numpy(training.logits)
     for name in names:
-        found[name] = [make(name, head) for head in heads]
-        for k, detector in enumerate(found[name]):
-            try:
+        try:
+            found[name] = [make(name, head) for head in heads]
+            for k, detector in enumerate(found[name]):
                 detector.fit(features[k], logits[k], labels)
-            except UserError:
-                raise
-            except Exception as error:  # a library's or a plugin's
-                raise UserError(f"the detector {name} cannot be fitted: {type(error).__name__}: {error}") from error
+        except UserError:
+            raise
+        except Exception as error:  # a library's or a plugin's
+            raise UserError(f"the detector {name} cannot be fitted: {type(error).__name__}: {error}") from error
     return found
 
 
-def scores(detectors, features, logits):
-    """name → (n) float64, the mean over members; of features (N, n, F) and logits (N, n, C)."""
-    features, logits = torch.from_numpy(features), torch.from_numpy(logits)
+def scores(detectors, outputs):
+    """name → (n) float64, the mean over members. UserError when a detector answers with something else."""
+    features, logits = torch.from_numpy(outputs.features), torch.from_numpy(outputs.logits)
     result = {}
     for name, members in detectors.items():
-        each = [detector.score(features[k], logits[k]).double() for k, detector in enumerate(members)]
+        each = [torch.as_tensor(detector.score(features[k], logits[k])).double() for k, detector in enumerate(members)]
         result[name] = torch.stack(each).mean(0).numpy()
+        if result[name].shape != outputs.labels.shape or not np.isfinite(result[name]).all():
+            raise UserError(f"the detector {name} must give a finite score for each of {len(outputs.labels)} images; "
+                            f"it gave {result[name].shape}")
     return result

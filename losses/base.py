@@ -11,11 +11,11 @@ import torch.fx
 from torch import Tensor, nn
 
 from . import calibration
-from .calibration import PERCENTILES, SCORE_TYPES
+from .calibration import PERCENTILES, SCORES, score_number
 from .criterion import LossSecondPart
 from .precision import in_float32, in_full_precision, is_traced, is_transformed
 
-__all__ = ["PARTITIONS", "SCORE_TYPES", "LossFirstPart", "LossSecondPart"]
+__all__ = ["PARTITIONS", "SCORES", "LossFirstPart", "LossSecondPart"]
 
 PARTITIONS = ("train", "validation")  # rows 0 and 1 of `precomputed_thresholds`
 
@@ -50,8 +50,8 @@ class LossFirstPart(nn.Module):
         temperature (1): `head.temperature = 1.7` sets it, from a number or a tensor of one element > 0.
         precomputed_thresholds (2, 25): rows train and validation, scores at PERCENTILES; NaN until known.
         validationset_available (1): whether the validation row is known.
-        thresholds_temperature (2), thresholds_score (2): at which temperature, and for which of SCORE_TYPES, the rows
-            were made; NaN and −1 until known.
+        thresholds_temperature (2), thresholds_score (2): at which temperature, and for which of SCORES (the CRC-32 of
+            its name), the rows were made; NaN and −1 until known.
     State dicts without them load too: the temperature stays what it is, thresholds become unknown.
     """
 
@@ -99,8 +99,8 @@ class LossFirstPart(nn.Module):
         """One number a sample, larger = more in-distribution: (…, C) logits → (…), by `self.score_type`.
 
         MPS ln(q̂/(1 − q̂)) with q̂ = max q, q = softmax(logits); ES Σ q ln q; MDS max logit; MMLS max + mean logit;
-        MMLES MMLS + ES; MMLEPS MMLES + max q. `set_thresholds` and `detect` use these numbers and no others. MPS is
-        given as log odds, because the published probability max q, `probabilities(logits).amax(-1)`, is exactly 1 in
+        MMLES MMLS + ES; MMLEPS MMLES + max q; energy ln Σ exp logits. `set_thresholds` and `detect` use these numbers
+        and no others. MPS is given as log odds, because the published probability max q, `probabilities(logits).amax(-1)`, is exactly 1 in
         float32 for every confident sample. See calibration.score. ValueError on an unknown `score_type`.
         """
         return calibration.score(logits, self.score_type)
@@ -150,7 +150,7 @@ class LossFirstPart(nn.Module):
         self.precomputed_thresholds[row] = calibration.rounded_down(thresholds, self.precomputed_thresholds.dtype).to(
             self.precomputed_thresholds.device)
         self.thresholds_temperature[row] = self.temperature[0]
-        self.thresholds_score[row] = SCORE_TYPES.index(self.score_type)
+        self.thresholds_score[row] = score_number(self.score_type)
         if partition == "validation":
             self.validationset_available.fill_(True)
 
@@ -162,8 +162,8 @@ class LossFirstPart(nn.Module):
         exported graph, which cannot raise, the threshold is NaN then, and `detect` answers False.
         """
         threshold = calibration.threshold_at(self.precomputed_thresholds[1], reject_rate)
-        index = SCORE_TYPES.index(self.score_type)
-        usable = (self.thresholds_temperature[1] == self.temperature[0]) & (self.thresholds_score[1] == index)
+        usable = (self.thresholds_temperature[1] == self.temperature[0]) & (
+            self.thresholds_score[1] == score_number(self.score_type))
         if torch.compiler.is_compiling():
             return torch.where(usable, threshold, torch.nan)
         if not usable:
@@ -192,7 +192,8 @@ class LossFirstPart(nn.Module):
             return f"the checkpoint does not say at which temperature its thresholds were made: {remedy}"
         if made_at != now:
             return f"the thresholds were made at temperature {made_at:g}, the temperature is {now:g} now: {remedy}"
-        return f"the thresholds are of the score {SCORE_TYPES[kind]}, score_type is {self.score_type} now: {remedy}"
+        made_for = next((name for name in SCORES if score_number(name) == kind), "unknown here")
+        return f"the thresholds are of the score {made_for}, score_type is {self.score_type} now: {remedy}"
 
     def _temperature_of(self, logits: Tensor) -> float:
         """The one in force; of the logits that `calibrate` was given last, the one they were made at."""

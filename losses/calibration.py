@@ -6,13 +6,14 @@ head returned, already divided by the temperature.
 from __future__ import annotations
 
 import warnings
+import zlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .precision import in_float32
 
-SCORE_TYPES = ("MPS", "ES", "MDS", "MMLS", "MMLES", "MMLEPS")
 # the percentiles of the in-distribution scores that are kept as thresholds (published grid)
 PERCENTILES = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 1, 2, 3, 4, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 60, 70, 80, 90, 100)
 
@@ -27,36 +28,54 @@ def score(logits: Tensor, score_type: str) -> Tensor:
     MMLS    max-mean logit score: largest + mean logit
     MMLES   max-mean logit entropy score: MMLS + ES
     MMLEPS  max-mean logit entropy and probability score: MMLES + max q
+    energy  minus the free energy: ln Σ exp logits
     MPS orders samples as the published max q does, which is its sigmoid. But a float32 max q is exactly 1 once the
     largest logit leads by 17, so confident samples would tie and a threshold would turn away all of them or none. (ES
     is exactly 0 in float32 once it leads by 103, in float64 by 745.)
-    ValueError on an unknown `score_type`. Source: DisMax (arXiv 2205.05874) section 3 and its repository.
+    ValueError on an unknown `score_type`. Sources: DisMax (arXiv 2205.05874) section 3 and its repository; the energy,
+    Liu et al. (arXiv 2010.03759). MDS is also the maximum logit score of Hendrycks et al. (arXiv 1911.11132).
     """
-    if score_type not in SCORE_TYPES:
-        raise ValueError(f"unknown score_type {score_type!r}: choose from {', '.join(SCORE_TYPES)}")
-    logits = in_float32(logits)
-    if score_type == "MPS":
-        return _log_odds_of_maximum(logits)
-    maximum = logits.amax(-1)
-    if score_type == "MDS":
-        return maximum
-    log_q = logits.log_softmax(-1)
-    negative_entropy = (log_q.exp() * log_q).sum(-1)
-    if score_type == "ES":
-        return negative_entropy
-    max_mean = maximum + logits.mean(-1)
-    if score_type == "MMLS":
-        return max_mean
-    max_mean_entropy = max_mean + negative_entropy
-    return max_mean_entropy if score_type == "MMLES" else max_mean_entropy + log_q.amax(-1).exp()
+    if score_type not in SCORES:
+        raise ValueError(f"unknown score_type {score_type!r}: choose from {', '.join(SCORES)}")
+    return SCORES[score_type](in_float32(logits))
 
 
-def _log_odds_of_maximum(logits: Tensor) -> Tensor:
+def log_odds_of_maximum(logits: Tensor) -> Tensor:
     if logits.shape[-1] == 1:  # certain, whatever the logit: all samples are alike
         return torch.zeros_like(logits[..., 0])
     top = logits.argmax(-1, keepdim=True)
     others = logits.scatter(-1, top, -torch.inf).logsumexp(-1)
     return logits.amax(-1) - others
+
+
+def negative_entropy(logits: Tensor) -> Tensor:
+    log_q = logits.log_softmax(-1)
+    return (log_q.exp() * log_q).sum(-1)
+
+
+def max_mean(logits: Tensor) -> Tensor:
+    return logits.amax(-1) + logits.mean(-1)
+
+
+def max_mean_entropy(logits: Tensor) -> Tensor:
+    return max_mean(logits) + negative_entropy(logits)
+
+
+def max_mean_entropy_probability(logits: Tensor) -> Tensor:
+    return max_mean_entropy(logits) + logits.log_softmax(-1).amax(-1).exp()
+
+
+SCORE_TYPES = ("MPS", "ES", "MDS", "MMLS", "MMLES", "MMLEPS")  # DisMax's
+# score_type → function of float32 or float64 logits. Others may be added: SCORES["mine"] = function
+SCORES: dict[str, Callable[[Tensor], Tensor]] = {
+    "MPS": log_odds_of_maximum, "ES": negative_entropy, "MDS": lambda logits: logits.amax(-1), "MMLS": max_mean,
+    "MMLES": max_mean_entropy, "MMLEPS": max_mean_entropy_probability, "energy": lambda logits: logits.logsumexp(-1),
+}
+
+
+def score_number(score_type: str) -> int:
+    """A number that stands for the name of a score in a state dict."""
+    return zlib.crc32(score_type.encode())
 
 
 def check_logits(logits: Tensor, num_classes: int) -> None:

@@ -16,7 +16,7 @@ from losses import (
     SoftMaxLossFirstPart,
     SoftMaxLossSecondPart,
 )
-from losses.base import SCORE_TYPES
+from losses.calibration import SCORES
 from losses.dismax import PERCENTILES, fractional_targets, mix_quadrants
 from losses.distances import _cosine_distance_logits_by_autograd, cosine_distance_logits, euclidean_distances
 
@@ -283,7 +283,7 @@ def test_no_overflow_where_the_published_softmax_underflows(name):
     loss = second(layer)(logits, torch.tensor([1, 1, 0, 0]))
     loss.backward()
     assert loss.isfinite() and logits.grad.isfinite().all() and loss > 50
-    for score_type in SCORE_TYPES:
+    for score_type in SCORES:
         layer.score_type = score_type
         assert layer.scores(logits).isfinite().all()
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from losses import LOSSES
-from losses.base import SCORE_TYPES
+from losses.calibration import SCORES
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -25,5 +25,5 @@ def test_a_head_of_one_class_is_certain(name):
         assert all(torch.equal(g, torch.zeros_like(g)) for g in gradients)
     value = logits.detach()[:, 0]
     expected = {"MPS": 1, "ES": 0, "MDS": value, "MMLS": 2 * value, "MMLES": 2 * value, "MMLEPS": 2 * value + 1}
-    for head.score_type in SCORE_TYPES:
+    for head.score_type in SCORES:
         assert torch.allclose(head.scores(logits), torch.as_tensor(expected[head.score_type], dtype=torch.float32))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from losses import LOSSES, DisMaxLossFirstPart, DisMaxLossSecondPart, SoftMaxLossFirstPart
-from losses.calibration import PERCENTILES, SCORE_TYPES, fit_temperature, score, threshold_at
+from losses.calibration import PERCENTILES, SCORES, fit_temperature, score, threshold_at
 
 HEADS = ("softmax", "isomax", "isomaxplus", "dismax")
 
@@ -65,7 +65,7 @@ def test_confident_samples_do_not_tie(name):
     head, features = made(name, sharp=4.0)
     head.temperature = 0.1
     logits = head(features(3000, 1)[0])
-    for score_type in SCORE_TYPES:
+    for score_type in SCORES:
         head.score_type = score_type
         head.set_thresholds(logits)
         for rate in (0.01, 0.05, 0.1):
