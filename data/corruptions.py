@@ -5,13 +5,14 @@ order of the test split, and labels.npy their labels.
 Made here: data/cifar10_c/<corruption>-<severity>.npy. They are NOT CIFAR-10-C; `note` says so for tables.
 data/sources/corruptions.py brings the former and makes the latter. The official arrays are preferred wherever they are.
 """
-import json
+import hashlib
 from pathlib import Path
 
 import numpy as np
 
 from data.datasets import CATALOG, CORRUPTED, how_to_get
-from utils.io import UserError
+from data.manifest import read_manifest
+from utils.io import UserError, system_error
 
 # the 15 that the benchmark's mean is over, and the 4 that its authors keep for validation
 CORRUPTIONS = (
@@ -30,28 +31,30 @@ def available(name, data_dir):
 def read_corrupted(name, corruption, severity, data_dir):
     """images (n, 32, 32, 3) uint8 and labels (n) int64 of one corruption in one severity.
 
-    UserError, with the command to type, when it is not there or damaged.
+    UserError, with the command to type, when it is not there, damaged, or another array.
     """
     if corruption not in ARRAYS or severity not in SEVERITIES:
         raise UserError(f"{name} has no {corruption!r} in severity {severity}: choose from {', '.join(ARRAYS)}; 1 … 5")
     official, own = _paths(name, corruption, severity, data_dir)
+    path = official if official.exists() else own
+    size = CATALOG[name].size
     try:
-        if official.exists():
-            labels = np.load(official.with_name("labels.npy"))
-            images = np.load(official, mmap_mode="r")
-            n = len(images) // 5
-            part = slice(n * (severity - 1), n * severity)
-            return np.array(images[part]), labels[part].astype(np.int64)
-        labels = np.load(own.with_name("labels-made.npy"))
-        images = np.load(own)
-        return images, labels[: len(images)].astype(np.int64)
+        labels = np.load(path.with_name("labels.npy" if path == official else "labels-made.npy"), mmap_mode="r")
+        images = np.load(path, mmap_mode="r")  # no memory is taken for what a damaged header says
+        if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or labels.ndim != 1:
+            raise ValueError(f"it holds {images.dtype} of shape {images.shape}")
+        if path == official and (len(images) % 5 or len(labels) != len(images)) or len(labels) < len(images):
+            raise ValueError(f"it has {len(images):,} images, and there are {len(labels):,} labels")
+        n = len(images) // 5 if path == official else len(images)
+        part = slice(n * (severity - 1), n * severity) if path == official else slice(n)
+        return np.array(images[part]), np.array(labels[part], dtype=np.int64)
     except FileNotFoundError as error:
         dataset = name.removesuffix("_c")
         raise UserError(f"{name} has no {corruption} in severity {severity} in {data_dir}. {how_to_get(name)}, or make "
                         f"it: python data/sources/corruptions.py {dataset} --severity {severity}") from error
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{corruption} in {official.parent} is damaged ({error}). {how_to_get(name)}, with --fresh"
-                        ) from error
+        raise system_error(error, path) or UserError(
+            f"{corruption} in {path.parent} is damaged ({error}). {how_to_get(name)}, with --fresh") from error
 
 
 def open_corrupted(name, corruption, severity, data_dir, device, normalization=None):
@@ -68,11 +71,27 @@ def open_corrupted(name, corruption, severity, data_dir, device, normalization=N
 
 
 def digest_of(name, corruption, severity, data_dir):
-    """A string that changes with the images."""
+    """A string that changes with the images: their MD5, or a sample's for files that prepare.py has not seen."""
     official, own = _paths(name, corruption, severity, data_dir)
     path = official if official.exists() else own
-    manifest = json.loads((Path(data_dir) / name / "manifest.json").read_text())
-    return f"{manifest['splits']['test']['files'][path.name]['md5']} {severity}"
+    try:
+        kept = read_manifest(Path(data_dir) / name)["splits"]["test"]["files"][path.name]
+        if kept["bytes"] == path.stat().st_size:
+            return f"{kept['md5']} {severity}"
+    except (FileNotFoundError, KeyError, UserError):
+        pass
+    return f"{_sample_digest(path)} {severity}"
+
+
+def _sample_digest(path):
+    """Of a file's length and of 64 blocks of it."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        for k in range(64):
+            file.seek(size * k // 64)
+            digest.update(file.read(4096))
+    return f"sample {digest.hexdigest()}"
 
 
 def note(name, corruption, severity, data_dir):

@@ -21,6 +21,7 @@ class DataSet:
     part_of: str = ""  # the set whose folders hold it: those classes for which `keeps(class name)` is true
     keeps: Callable = None
     class_names: tuple = ()  # in label order, where they are known without the files
+    made_from: str = ""  # the folder that a set of the user's own was made from
 
 
 # wnids, sorted. Those that OpenOOD's test_imagenet200_v2.txt numbers 0 to 199; the same as ImageNet-R's (timm 1.0.31)
@@ -141,4 +142,6 @@ def how_to_get(name, data_dir="data"):
     if name == "imagenet1k":
         return (f"{CATALOG[name].title} is used where you keep it: link train/ and val/ at {Path(data_dir) / name} or "
                 "set IMAGENET_DIR to where they are")
+    if folder := CATALOG[name].made_from:
+        return f"Prepare it: python data/prepare.py --folder {name}={folder} --size {CATALOG[name].size}"
     return f"Prepare it: python data/prepare.py {name} (or make prepare-data DATASETS={name})"

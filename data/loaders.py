@@ -44,7 +44,10 @@ def open_split(split, device, normalization=None, **loader_options):
 
         return FolderImages(split.files, split.labels, device, info.size, normalization, split.class_names,
                             **loader_options)
-    return ResidentImages(split.images, split.labels, device, info.size, normalization)
+    images = split.images
+    resident = ResidentImages(images, split.labels[: len(images)], device, info.size, normalization)
+    resident.unreadable = getattr(split, "unreadable", {})  # files of a folder that `images` is without
+    return resident
 
 
 class TrainLoader:

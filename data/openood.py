@@ -13,7 +13,6 @@ validation images, and the others the test images. Tiny ImageNet's classes that 
 that ImageNet has, are never taken: OpenOOD's lists have none of them, either.
 """
 import argparse
-import hashlib
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,26 +22,14 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make `data` and `utils` importable
 
 from data.datasets import CATALOG, OPENOOD, OUTLIERS, how_to_get
-from data.openood_lists import LISTS, OVERLAPPING, index_by_name, list_path, match_key, paths_of, read_list
-from data.splits import Split, available
+from data.openood_lists import LISTS, index_by_name, list_path, match_key, paths_of, read_list
+from data.splits import available
+from data.subsets import OpenSplits, Subset, UnknownClasses, balanced_subset, without_overlap
 from utils.io import UserError, write_text
+from utils.script import run_script
 
 # OOD images to choose settings by; OpenOOD's own for MNIST are of notMNIST, all of which our copies may be tested on
 VALIDATION_OOD = {"mnist": "emnist_letters", "cifar10": "tinyimagenet", "cifar100": "tinyimagenet"}
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Some images of a set."""
-
-    name: str  # in CATALOG
-    index: dict  # split → positions (k) int64 in the order in which the split is loaded
-    expected: int  # so many images OpenOOD has there
-    note: str = ""  # how these differ from OpenOOD's; "" if they do not
-    splits: dict = field(default_factory=dict, repr=False, compare=False)  # split → its Split
-
-    def __len__(self):
-        return sum(len(positions) for positions in self.index.values())
 
 
 @dataclass(frozen=True)
@@ -52,59 +39,55 @@ class Benchmark:
     groups: dict  # near, far → Subsets
     missing: dict = field(default_factory=dict)  # near, far → names of sets that are not prepared
     validation_outliers: Subset = None  # to choose settings by: in none of the groups
+    refused: dict = field(default_factory=dict)  # names of missing sets that are prepared → why they cannot be used
 
     @property
     def notes(self):
         """Every difference from OpenOOD's, a sentence each, for the lines under a table."""
         subsets = [self.test, *(subset for group in self.groups.values() for subset in group)]
-        lines = [f"{subset.name}: {subset.note}" for subset in subsets if subset.note]
+        lines = [f"{subset.name}: {'; '.join(filter(None, [subset.note, subset.remark]))}" for subset in subsets
+                 if subset.note or subset.remark]
+        lines += [f"{name}: {why}" for name, why in self.refused.items()]
         for group, names in self.missing.items():
             there = len(self.groups[group])
             lines.append(f"{group} is a mean over {there} of {there + len(names)} sets: {', '.join(names)} missing")
         return lines
 
 
-class OpenSplits:
-    """The Splits of a data folder for the networks of one in-distribution set, each opened once."""
-
-    def __init__(self, data_dir, id_dataset):
-        self.data_dir, self.id_dataset = data_dir, id_dataset
-        self._opened = {}
-
-    def get(self, name, split="test"):
-        if (name, split) not in self._opened:
-            self._opened[name, split] = Split.open(name, split, self.data_dir, self.id_dataset)
-        return self._opened[name, split]
-
-    def available(self, name, split="test"):
-        return (name, split) in self._opened or available(name, split, self.data_dir, self.id_dataset)
-
-    def subset(self, name, index, expected, note=""):
-        return Subset(name, index, expected, note, {split: self.get(name, split) for split in index})
-
-
-def benchmark(dataset, data_dir, splits=None):
+def benchmark(dataset, data_dir, splits=None, ood_sets=()):
     """The Benchmark of an in-distribution set, of what is prepared. UserError when `dataset` itself is not there.
 
     A set that OpenOOD does not have gets half of its test images for validation, and the OOD sets of the `dismax`
-    benchmark.
+    benchmark, if it has any. UserError, too, when a list cannot be read.
 
     Args:
         splits: the OpenSplits to take sets from; by default new ones.
+        ood_sets: Splits of the user's (data/ood_folder.py), which become the group "ood".
     """
     if not available(dataset, "test", data_dir, dataset):
         raise UserError(f"{dataset} is not in {data_dir}. {how_to_get(dataset, data_dir)}")
     splits = splits or OpenSplits(data_dir, dataset)
-    if dataset not in OPENOOD:
-        return _without_lists(dataset, splits)
+    found = _with_lists(dataset, splits) if dataset in OPENOOD else _without_lists(dataset, splits)
+    if ood_sets:
+        found.groups["ood"] = [Subset(split.name, {"test": np.arange(len(split))}, len(split), split.note,
+                                      {"test": split}) for split in ood_sets]
+    return found
+
+
+def _with_lists(dataset, splits):
     validation, test = _id_subsets(dataset, splits)
-    groups, missing = {}, {}
+    groups, missing, refused = {}, {}, {}
     for group, names in OPENOOD[dataset].items():
-        found = {name: _ood_subset(dataset, name, splits) for name in names}
+        found = {}
+        for name in names:
+            try:
+                found[name] = _ood_subset(dataset, name, splits)
+            except UnknownClasses as error:
+                found[name], refused[name] = None, str(error)
         groups[group] = [subset for subset in found.values() if subset]
         if absent := [name for name, subset in found.items() if not subset]:
             missing[group] = absent
-    return Benchmark(validation, test, groups, missing, _validation_ood(dataset, groups, splits))
+    return Benchmark(validation, test, groups, missing, _validation_ood(dataset, groups, splits), refused)
 
 
 def _validation_ood(dataset, groups, splits):
@@ -115,7 +98,10 @@ def _validation_ood(dataset, groups, splits):
     tested = [subset.index["test"] for group in groups.values() for subset in group if subset.name == name]
     tested = np.concatenate([[], *tested]).astype(np.int64)
     split = splits.get(name)
-    free = np.setdiff1d(_without_overlap(dataset, split), tested)
+    try:
+        free = np.setdiff1d(without_overlap(dataset, split), tested)
+    except UnknownClasses:
+        return None
     chosen = free[balanced_subset(split.labels[free], min(1_000, len(free)), f"{dataset} {name} validation")]
     if not len(chosen):
         return None
@@ -128,7 +114,7 @@ def _without_lists(dataset, splits):
     rest = np.setdiff1d(np.arange(len(labels)), first)
     validation, test = (splits.subset(dataset, {"test": index}, len(index)) for index in (first, rest))
     groups, missing = {}, {}
-    for group, names in OUTLIERS[dataset].items():
+    for group, names in OUTLIERS.get(dataset, {}).items():
         there = [name for name in names if splits.available(name)]
         counts = [len(splits.get(name)) for name in there]
         groups[group] = [splits.subset(name, {"test": np.arange(n)}, n) for name, n in zip(there, counts)]
@@ -171,7 +157,7 @@ def _ood_subset(dataset, name, splits):
     subset = _listed(dataset, name, name, splits)
     if subset and len(subset):
         return subset
-    index = {split: _without_overlap(dataset, splits.get(name, split)) for split in which}
+    index = {split: without_overlap(dataset, splits.get(name, split)) for split in which}
     there = sum(map(len, index.values()))
     if there > expected:  # only one split is ever too large
         split, = index
@@ -186,24 +172,6 @@ def _ood_subset(dataset, name, splits):
     return splits.subset(name, index, expected, note)
 
 
-def _without_overlap(dataset, split):
-    """Positions of the images whose class is not one of `dataset`'s."""
-    overlapping = OVERLAPPING.get((dataset, split.name), "").split()
-    if not overlapping or split.names is None:
-        return np.arange(len(split))
-    return np.array([k for k, name in enumerate(split.names) if name.split("/")[0] not in overlapping], dtype=np.int64)
-
-
-def balanced_subset(labels, count, key):
-    """Positions (count), ascending, of a class-balanced choice that depends on the key (a text) and labels alone."""
-    order = sorted(range(len(labels)), key=lambda k: hashlib.md5(f"{key} {k}".encode()).digest())
-    seen, rank = {}, {}
-    for k in order:
-        rank[k] = seen.get(labels[k], 0)
-        seen[labels[k]] = rank[k] + 1
-    return np.array(sorted(sorted(order, key=rank.get)[:count]), dtype=np.int64)
-
-
 # ---- OpenOOD's lists ----
 
 def _listed(dataset, which, name, splits):
@@ -212,20 +180,34 @@ def _listed(dataset, which, name, splits):
     if not path.exists():
         return None
     by_split = {}
-    for image, _ in read_list(path):
-        split = "train" if "train" in CATALOG[name].counts and image.parts[1] == "train" else "test"
-        by_split.setdefault(split, []).append(image)
+    for image, label in read_list(path):
+        split = "train" if "train" in CATALOG[name].counts and "train" in image.parts[:-1] else "test"
+        by_split.setdefault(split, []).append((image, label))
     index = {}
     for split, images in by_split.items():
         if splits.available(name, split):
-            positions = index_by_name(splits.get(name, split))
-            found = [positions[key] for image in images if (key := match_key(image, positions)) in positions]
+            opened = splits.get(name, split)
+            positions = index_by_name(opened)
+            found = {positions[key]: label for image, label in images
+                     if (key := match_key(image, positions)) in positions}
             index[split] = np.array(sorted(found), dtype=np.int64)
+            if name == dataset:
+                _check_labels(path, opened, found)
     count = sum(map(len, index.values()))
     listed = sum(map(len, by_split.values()))
     note = "" if count == listed else f"{count:,} of the {listed:,} images that OpenOOD lists"
     origin = next(filter(None, (splits.get(name, split).origin_note for split in index)), "")
     return splits.subset(name, index, expected, ", ".join(filter(None, [note, origin])))
+
+
+def _check_labels(path, split, labels):
+    """UserError when a list of in-distribution images numbers the classes otherwise. labels: position → label."""
+    if len(split.class_names or ()) != CATALOG[split.name].classes:
+        return  # of a part of the classes, which has numbers of its own
+    wrong = [position for position, label in labels.items() if split.labels[position] != label]
+    if wrong:
+        raise UserError(f"{path} gives {len(wrong):,} of {len(labels):,} images another class than {split!r} has, "
+                        f"image {wrong[0]} for one: they are not of one set. {split.advice}")
 
 
 def write_lists(dataset, data_dir, target):
@@ -253,9 +235,10 @@ def main():
     found = benchmark(args.dataset, args.data_dir)
     for role, subsets in (("validation", [found.validation]), ("test", [found.test]), *found.groups.items()):
         for subset in subsets:
-            print(f"{role:10} {subset.name:14} {len(subset):6,} of {subset.expected:6,}  {subset.note}")
+            said = "; ".join(filter(None, [subset.note, subset.remark]))
+            print(f"{role:10} {subset.name:14} {len(subset):6,} of {subset.expected:6,}  {said}")
     for note in found.notes:
-        if "mean over" in note:
+        if "mean over" in note or note.split(":")[0] in found.refused:
             print(note)
     if args.write:
         files = write_lists(args.dataset, args.data_dir, args.write)
@@ -263,7 +246,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"openood.py: {error}")
+    run_script("openood.py", main)

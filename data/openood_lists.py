@@ -4,17 +4,24 @@ A list has a line an image, `relative/path label`; OOD images have −1. `prepar
 mirror to data/benchmark_imglist/. Prepared natural images keep their file names. CIFAR, MNIST and SVHN have none:
 OpenOOD numbers them in the official order, MNIST from 0, SVHN from 000001 (both write the label beside the number, and
 every label fits), CIFAR within each class from 0001 (the convention of cifar2png; the lists cannot prove it).
+
+A set that has neither file names nor such numbers (notMNIST in idx files) gets our own, <class>/<position>, which no
+list of OpenOOD's has: lists that are written here can be read back.
 """
+import re
 from pathlib import Path, PurePosixPath
 
-from utils.io import write_text
+from data.datasets import CATALOG
+from utils.io import UserError, read_text, write_text
+
+LINE = re.compile(r'\s*"?(?P<image>[^"]*?[^"\s;,])"?[\s;,]+"?(?P<label>-?\d+)"?[\s;,]*')
 
 # in-distribution set → its folder of lists, its validation and test list, and each OOD set's list; with the number
 # of images in each
 LISTS = {
     "mnist": ("mnist", {
         "validation": ("val_mnist", 996), "test": ("test_mnist", 9_004),
-        "notmnist": ("test_notmnist", 17_723), "fashion_mnist": ("test_fashionmnist", 10_000),
+        "notmnist": ("test_notmnist", 17_724), "fashion_mnist": ("test_fashionmnist", 10_000),
         "textures": ("test_texture", 5_640), "cifar10": ("test_cifar10", 10_000), "tinyimagenet": ("test_tin", 10_000),
         "places365": ("test_places365", 36_500)}),
     "cifar10": ("cifar10", {
@@ -49,6 +56,7 @@ OVERLAPPING = {
 }
 OVERLAPPING["imagenet200", "textures"] = OVERLAPPING["imagenet1k", "textures"]
 BY_CLASS = ("cifar10", "cifar100")  # numbered within each class; OpenOOD's folders have the classes' names
+JPEG_COPIES = ("mnist", "fashion_mnist", "svhn")  # OpenOOD's images of these are JPEG files, not the original pixels
 # OpenOOD's folders, where they are called otherwise than our sets
 FOLDERS = {"tinyimagenet": "tin/val/images", "textures": "texture", "fashion_mnist": "fashionmnist",
            "imagenet1k": "imagenet_1k/val", "imagenet200": "imagenet_1k/val"}
@@ -61,9 +69,21 @@ def list_path(dataset, which, folder):
 
 
 def read_list(path):
-    """[(path of an image, label as text)]."""
-    lines = (line.split(" ", 1) for line in path.read_text().splitlines() if line.strip())
-    return [(PurePosixPath(image), label.strip()) for image, label in lines]
+    """[(path of an image, label)]: one a line, the last line with or without its end.
+
+    Columns are separated by spaces, tabs, commas or semicolons, folders by slashes or backslashes, in any encoding; a
+    path may hold spaces. UserError when a line has no label.
+    """
+    images = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        found = LINE.fullmatch(line)
+        if not found:
+            raise UserError(f"{path}, line {number} is not `relative/path label`: {line.strip()[:80]!r}. Take "
+                            "OpenOOD's list again, or remove it")
+        images.append((PurePosixPath(found["image"].replace("\\", "/")), int(found["label"])))
+    return images
 
 
 def index_by_name(split):
@@ -82,7 +102,10 @@ def index_by_name(split):
         return positions
     if split.name == "svhn":  # <number from 1>_<label>
         return {f"{k + 1:06d}_{label}": k for k, label in enumerate(labels)}
-    return {f"{label}_{k}": k for k, label in enumerate(labels)} if split.name in ("mnist", "fashion_mnist") else {}
+    if split.name in ("mnist", "fashion_mnist"):  # <label>_<number from 0>
+        return {f"{label}_{k}": k for k, label in enumerate(labels)}
+    names = dict(enumerate(split.class_names or ()))
+    return {(str(names.get(label, label)), f"{k:06d}"): k for k, label in enumerate(labels)}  # our own numbers
 
 
 def match_key(image, positions):
@@ -98,8 +121,9 @@ def paths_of(split):
         return [f"{folder}/{PurePosixPath(image).name}" for image in split.names]
     if split.names:
         return [f"{folder}/{f'{split.split}/' if name in BY_CLASS else ''}{image}" for image in split.names]
-    ending = "png" if name in BY_CLASS else "jpg"
-    return [f"{folder}/{split.split}/{'/'.join(key) if isinstance(key, tuple) else key}.{ending}"
+    ending = "jpg" if name in JPEG_COPIES else "png"
+    middle = f"{split.split}/" if len(CATALOG[name].counts) > 1 else ""
+    return [f"{folder}/{middle}{'/'.join(key) if isinstance(key, tuple) else key}.{ending}"
             for key in index_by_name(split)]
 
 
@@ -111,7 +135,7 @@ def copy_lists(mirrors, data_dir):
         for path in [] if isinstance(mirror, str) else wanted:
             source = mirror / "benchmark_imglist" / path
             if source.is_file() and not (target / path).exists():
-                write_text(target / path, source.read_text())
+                write_text(target / path, read_text(source))
     there = sum((target / path).exists() for path in wanted)
     ours = "" if there == len(wanted) else "; without a list, our own splits are used, see data/openood.py"
     print(f"OpenOOD's lists: {there} of {len(wanted)} in {target}{ours}")

@@ -10,6 +10,7 @@ import numpy as np
 from data.datasets import CATALOG, array_file, how_to_get, image_folder
 from data.image_files import class_names, labelled_files
 from data.manifest import Damaged, array_headers, read_arrays, read_manifest
+from data.user_sets import known
 from utils.io import UserError
 
 
@@ -34,6 +35,9 @@ class Split:
             id_dataset: the in-distribution set whose networks are to see the images; by default the set itself.
         UserError, with the command to type, when the split is not there, is damaged, or is another than was prepared.
         """
+        for wanted in (name, id_dataset or name):
+            if not known(wanted, data_dir):
+                raise UserError(f"unknown data set {wanted!r}: choose from {', '.join(CATALOG)}")
         kind = FolderSplit if CATALOG[id_dataset or name].folders else ArraySplit
         return kind(name, split, data_dir, id_dataset)
 
@@ -216,7 +220,7 @@ class FolderSplit(Split):
 
 def available(name, split, data_dir, id_dataset=None):
     """Whether the split has been prepared for the networks of `id_dataset`; without it, in any form."""
-    if name not in CATALOG:
+    if not known(name, data_dir):
         return False
     in_folders = CATALOG[name].folders and image_folder(name, split, data_dir).is_dir()
     if id_dataset and CATALOG[id_dataset].folders:

@@ -270,7 +270,7 @@ def test_sets_side_by_side(server, tmp_path, official, monkeypatch, capsys):
     with contextlib.suppress(SystemExit):
         prepare.main()
     said = capsys.readouterr().out
-    assert "Not complete: svhn. Everything else works" in said and "246 MB, http://ufldl" in said
+    assert "Not complete: svhn. Everything else works" in said and "246 MB, https://ufldl" in said
     assert all(loaders.available(name, "test", tmp_path) for name in ("cifar10", "cifar100", "digits"))
 
 

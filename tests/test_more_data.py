@@ -16,8 +16,9 @@ def test_imagenets_textures_are_5160_of_the_5640(tmp_path, dataset):
         for k in range(120):
             (tmp_path / "textures/test" / name / f"{name}_{k:04}.jpg").touch()
     for name in ("n01443537", "n01484850"):  # of ImageNet-200, too
-        (tmp_path / "imagenet1k/val" / name).mkdir(parents=True)
-        (tmp_path / "imagenet1k/val" / name / "ILSVRC2012_val_00000001.JPEG").touch()
+        for split in ("train", "val"):
+            (tmp_path / "imagenet1k" / split / name).mkdir(parents=True)
+            (tmp_path / "imagenet1k" / split / name / "ILSVRC2012_val_00000001.JPEG").touch()
     part, = openood.benchmark(dataset, tmp_path).groups["far"]
     assert (part.name, part.expected, len(part)) == ("textures", 5_160, 5_160)
     kept = {sorted(classes)[k // 120] for k in part.index["test"]}

@@ -121,7 +121,7 @@ def test_our_splits_can_be_written_and_read_back_as_lists(cifar, tmp_path_factor
     give(data_dir, "mnist", "train", labels=np.arange(10))
     give(data_dir, "mnist", "test", labels=np.arange(10)[::-1])
     give(data_dir, "svhn", labels=np.array([1, 2]))
-    give(data_dir, "tinyimagenet", labels=np.arange(2), names=["n1/val_5.JPEG", "n2/val_3.JPEG"])
+    give(data_dir, "tinyimagenet", labels=np.arange(2), names=["n00000001/val_5.JPEG", "n00000002/val_3.JPEG"])
     give(data_dir, "textures", labels=np.arange(2), names=["a/a_1.jpg", "b/b_2.jpg"])
     ours = openood.benchmark("cifar10", data_dir)
     script("data/openood.py", "cifar10", "--write", data_dir / "benchmark_imglist", "--data-dir", data_dir)

@@ -223,7 +223,7 @@ def test_imagenet_is_linked_where_a_mirror_has_it(tmp_path, monkeypatch, capsys)
     for split in ("train", "val"):
         put(tmp_path / "mirror/imagenet" / split, {"n01/a.JPEG": image((30, 30)), "n02/b.JPEG": image((30, 30))})
     assert prepare.prepare("imagenet1k", tmp_path / "data", [tmp_path / "mirror"])
-    assert "2 class folders in" in capsys.readouterr().out and (tmp_path / "data/imagenet1k/val").is_symlink()
+    assert "2 images of 2 classes in" in capsys.readouterr().out and (tmp_path / "data/imagenet1k/val").is_symlink()
     (tmp_path / "mirror").rename(tmp_path / "moved")
     assert prepare.prepare("imagenet1k", tmp_path / "data", [tmp_path / "moved"])
     monkeypatch.setenv("IMAGENET_DIR", str(tmp_path / "nowhere"))

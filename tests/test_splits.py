@@ -75,7 +75,7 @@ def test_a_benchmark_opens_each_split_once(tmp_path, monkeypatch):
     original = Split.open
     monkeypatch.setattr(Split, "open", staticmethod(lambda *words: opened.append(words[:2]) or original(*words)))
     give(tmp_path, "cifar10", labels=np.repeat(np.arange(10), 20))
-    give(tmp_path, "tinyimagenet", labels=np.arange(3), names=[f"n0{k}/{k}.JPEG" for k in range(3)])
+    give(tmp_path, "tinyimagenet", labels=np.arange(3), names=[f"n0000000{k}/{k}.JPEG" for k in range(3)])
     for split in ("train", "test"):
         give(tmp_path, "mnist", split, labels=np.arange(10))
     found = openood.benchmark("cifar10", tmp_path)

@@ -6,10 +6,12 @@ from data.datasets import CATALOG, CORRUPTED, how_to_get, image_folder
 from data.image_files import report_skipped
 from data.sources.corruptions import official_files, prepare_official, record_files
 from data.sources.find import Found, SourceFinder
-from data.sources.images import FolderSource
+from data.sources.images import ImageSource
 from data.sources.registry import SOURCES
 from data.sources.sklearn_digits import MAKERS
 from data.sources.store import is_partial, is_same, ready_splits, store, write_manifest
+from data.splits import Split
+from utils.io import UserError
 
 _one_at_a_time = Lock()  # downloads run side by side, conversions do not: memory stays bounded
 
@@ -27,6 +29,9 @@ def prepare(name, data_dir, mirrors=(), fresh=False, may_download=True):
         if name in CORRUPTED.values():
             return prepare_corrupted(finder, data_dir / name, fresh, lines)
         return prepare_splits(finder, data_dir / name, fresh, lines)
+    except (UserError, OSError) as error:  # the other sets continue
+        lines.append(f"{name:14} failed: {error}")
+        return False
     finally:
         print("\n".join(lines), flush=True)
 
@@ -45,8 +50,8 @@ def prepare_splits(finder, folder, fresh, lines):
             with _one_at_a_time:
                 record = finder.try_(store, found, folder, split, name)
             if record:
-                if isinstance(found.content, FolderSource):
-                    lines += report_skipped(found.content.skipped, found.content.root)
+                if isinstance(found.content, ImageSource):
+                    lines += report_skipped(found.content.skipped, found.content.tree.root)
                 ready[split], changed = record, True
                 break
         problems[split] = finder.problems
@@ -84,7 +89,7 @@ def prepare_corrupted(finder, folder, fresh, lines):
 
 
 def link_imagenet(data_dir, mirrors, lines):
-    """ImageNet-1k is used where it is; class folders of a mirror are linked."""
+    """ImageNet-1k is used where it is; class folders of a mirror are linked. The loader's own count is shown."""
     name, whole = "imagenet1k", True
     for split in CATALOG[name].counts:
         folder = image_folder(name, split, data_dir)
@@ -93,11 +98,13 @@ def link_imagenet(data_dir, mirrors, lines):
             folder.parent.mkdir(parents=True, exist_ok=True)
             folder.unlink(missing_ok=True)  # a link to a mirror that has gone
             folder.symlink_to(found[0].resolve(), target_is_directory=True)
-        classes = len([f for f in folder.iterdir() if f.is_dir()]) if folder.is_dir() else 0
-        flat = bool(folder.is_dir() and not classes and any(folder.iterdir()))
-        there = f"{classes} class folders in {folder}, unverified" if classes else f"files in {folder}, unverified"
-        lines.append(f"{name:14} {split:6} " + (there if classes or flat else f"missing: {how_to_get(name, data_dir)}"))
-        whole &= classes > 0 or flat
+        try:
+            opened = Split.open(name, split, data_dir) if folder.is_dir() else None
+            there = opened and f"{len(opened):,} images of {opened.classes_here} classes in {folder}, unverified"
+        except UserError as error:
+            opened, there = None, str(error)
+        lines.append(f"{name:14} {split:6} {there or f'missing: {how_to_get(name, data_dir)}'}")
+        whole &= opened is not None
     return whole
 
 

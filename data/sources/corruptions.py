@@ -26,6 +26,7 @@ from data.sources import archives, download
 from data.sources.store import recorded, write_manifest
 from data.splits import read_split
 from utils.io import UserError, atomic_write
+from utils.script import run_script
 
 # of CIFAR-10-C's and CIFAR-100-C's arrays, as torch-uncertainty 0.13.0 publishes them
 MD5S = {
@@ -65,11 +66,14 @@ def prepare_official(finder, folder, ready):
     """Bring the official arrays to `folder`. Returns {file name: {bytes, md5}} of those that are there then.
 
     From a mirror's CIFAR-10-C/ each verified file is linked; from the archive it is unpacked. `ready` ones are skipped.
+    Files that somebody unpacked by hand, into `folder` or beside it, are verified and used.
     """
     files, done = official_files(finder.name), {}
     for name in files:
         if name in ready:
             done[name] = ready[name]
+        elif (folder / name).is_file() and finder.try_(_checked, folder / name, files[name]):
+            done[name] = {"bytes": (folder / name).stat().st_size, "md5": files[name]}
         elif path := finder.try_(_in_folders, finder, name, files[name]):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).unlink(missing_ok=True)
@@ -84,13 +88,16 @@ def prepare_official(finder, folder, ready):
 
 
 def _in_folders(finder, name, md5):
-    title = CATALOG[finder.name].title
-    for path in (folder / sub / name for folder in finder.folders for sub in (title, ".")):
-        if path.is_file():
-            if (actual := download.md5_of(path)) != md5:
-                raise UserError(download.mismatch(path, md5, actual))
-            return path
-    return None
+    title, data_dir = CATALOG[finder.name].title, finder.downloads.parent
+    places = [folder / sub for folder in finder.folders for sub in (title, ".")] + [data_dir / title]
+    return next((_checked(place / name, md5) for place in places if (place / name).is_file()), None)
+
+
+def _checked(path, md5):
+    """The path. UserError when its MD5 is another."""
+    if (actual := download.md5_of(path)) != md5:
+        raise UserError(download.mismatch(path, md5, actual))
+    return path
 
 
 def _unpack(archive, folder, wanted):
@@ -172,7 +179,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"corruptions.py: {error}")
+    run_script("corruptions.py", main)

@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import os
 import random
+import re
 import shutil
 import socket
 import time
@@ -16,7 +17,9 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from data.sources.connections import Watchdog, open_url
 from utils.io import UserError
+from utils.lock import NO_FLOCK, locked
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class RetryPolicy:
 
 RETRY = RetryPolicy()
 UNKNOWN_SIZE = 20 << 30  # bytes at which a file of unknown size stops being plausible
-_unreachable = {}  # host → why; not asked again by this process
+_unreachable = {}  # host, or scheme://host, → why; not asked again by this process
 
 
 class Absent(UserError):
@@ -52,9 +55,9 @@ def fetch(url, target, md5, size=0, policy=None):
     fetched once more from the beginning. UserError when it cannot be had; what is wrong is never kept.
     """
     policy = policy or RETRY
-    host = urllib.parse.urlsplit(url).netloc
-    if host in _unreachable:
-        raise UserError(f"{url} could not be fetched: {_unreachable[host]}")
+    scheme, host, *_ = urllib.parse.urlsplit(url)
+    if why := _unreachable.get(host) or _unreachable.get(f"{scheme}://{host}"):
+        raise UserError(f"{url} could not be fetched: {why}")
     part = target.with_name(target.name + ".part")
     target.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(target):
@@ -93,36 +96,51 @@ def _receive(url, part, size, policy):
     headers = {"User-Agent": "dismax-sdde-reproduction", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
+    request, watchdog = urllib.request.Request(url, headers=headers), Watchdog(policy.timeout)
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=policy.timeout) as answer:
+        with watchdog, open_url(request, policy.timeout, watchdog) as answer:
             if answer.status == 206 and not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
                 part.unlink(missing_ok=True)
                 raise _TryAgain("the server sent another part than it was asked for")
             start = start if answer.status == 206 else 0  # a server that ignores Range sends everything
-            length = answer.headers.get("Content-Length")
-            total = start + int(length) if length else None
+            length = content_length(url, answer.headers)
+            total = None if length is None else start + length
             _check_plausible(url, answer.headers, total, size, part, start)
-            _copy(url, answer, part, start, total, size, policy)
+            _copy(url, answer, part, start, total, size, policy, watchdog)
     except urllib.error.HTTPError as error:
         check_status(url, error, part, start)
     except urllib.error.URLError as error:  # before any answer
+        if watchdog.fired:
+            raise _TryAgain(f"no whole answer came within {policy.timeout:g} seconds") from error
         raise connection_error(url, error.reason) from error
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise UserError(f"could not write {part}: {error.strerror}. Make room, or choose another --data-dir, and "
                             "run the same command again: it continues from there") from error
-        silent = isinstance(error, TimeoutError)
-        raise _TryAgain(f"nothing came for {policy.timeout:g} seconds" if silent else
-                        f"the connection broke ({error or type(error).__name__})") from error
+        if watchdog.fired or isinstance(error, TimeoutError):
+            raise _TryAgain(f"nothing came for {policy.timeout:g} seconds, or next to nothing") from error
+        raise _TryAgain(f"the connection broke ({error or type(error).__name__})") from error
 
 
-def _copy(url, answer, part, start, total, size, policy):
+def content_length(url, headers):
+    """The bytes that an answer announces, or None. UserError when it announces nonsense."""
+    length = headers.get("Content-Length")
+    if length is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,30}", length.strip()):
+        raise UserError(f"{url} answered with a Content-Length of {length.strip()[:40]!r}: it was not fetched. The "
+                        "server is broken: use a mirror")
+    return int(length)
+
+
+def _copy(url, answer, part, start, total, size, policy, watchdog):
     most = 2 * size + (1 << 20) if size else UNKNOWN_SIZE
     name, received = part.name.removesuffix(".part"), start
     bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=None, leave=False)
     with open(part, "r+b" if start else "wb") as file, bar:
         file.seek(start)
         window, in_window = time.monotonic(), 0
+        watchdog.extend(2 * policy.timeout)
         while chunk := answer.read1(1 << 18):
             if received == 0 and chunk.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
                 raise UserError(html_error(url))
@@ -137,6 +155,9 @@ def _copy(url, answer, part, start, total, size, policy):
                 if in_window < policy.slowest * policy.timeout:
                     raise _TryAgain(f"less than {policy.slowest:,} bytes a second came")
                 window, in_window = time.monotonic(), 0
+                watchdog.extend(2 * policy.timeout)
+    if watchdog.fired:
+        raise _TryAgain(f"nothing came for {policy.timeout:g} seconds, or next to nothing")
     if total and received < total:
         raise _TryAgain(f"the connection was cut after {received:,} of {total:,} bytes")
 
@@ -144,8 +165,9 @@ def _copy(url, answer, part, start, total, size, policy):
 def _check_plausible(url, headers, total, size, part, start):
     if headers.get_content_type() == "text/html" and not url.endswith((".html", ".htm")):
         raise UserError(html_error(url))
-    if total and total > (2 * size + (1 << 20) if size else UNKNOWN_SIZE):
-        raise UserError(f"{url} is {total:,} bytes long there, the official file has {size:,}: it was not fetched")
+    if total is not None and total > (2 * size + (1 << 20) if size else UNKNOWN_SIZE):
+        official = f"the official file has {size:,}" if size else "which is not plausible"
+        raise UserError(f"{url} is {total:,} bytes long there, {official}: it was not fetched")
     free = shutil.disk_usage(part.parent).free
     if total and total - start > free:
         raise UserError(f"{url} needs {total - start:,} bytes, {part.parent} has {free:,} left. Make room or choose "
@@ -161,7 +183,7 @@ def check_status(url, error, part, start):
         raise _TryAgain("the file there is shorter than what had come")
     if error.code in (408, 425, 429) or error.code >= 500:
         wait = error.headers.get("Retry-After", "")
-        raise _TryAgain(f"{error.code} {error.reason}", min(int(wait), 60) if wait.isdigit() else 0)
+        raise _TryAgain(f"{error.code} {error.reason}", min(int(wait), 60) if re.fullmatch(r"[0-9]{1,9}", wait) else 0)
     kind = Absent if error.code in (404, 410) else UserError
     raise kind(f"{url} could not be fetched: {error.code} {error.reason}")
 
@@ -172,9 +194,10 @@ def connection_error(url, reason):
         return _TryAgain(f"the connection broke ({reason})")
     if isinstance(reason, socket.gaierror | TimeoutError) or getattr(reason, "errno", None) in (
             errno.ENETUNREACH, errno.EHOSTUNREACH):
-        host = urllib.parse.urlsplit(url).netloc
-        _unreachable[host] = f"{host} cannot be reached ({getattr(reason, 'strerror', None) or reason})"
-        return UserError(f"{url} could not be fetched: {_unreachable[host]}")
+        scheme, host, *_ = urllib.parse.urlsplit(url)
+        key = f"{scheme}://{host}" if isinstance(reason, TimeoutError) else host
+        _unreachable[key] = f"{host} cannot be reached ({getattr(reason, 'strerror', None) or reason})"
+        return UserError(f"{url} could not be fetched: {_unreachable[key]}")
     return UserError(f"{url} could not be fetched: {reason}")
 
 
@@ -209,7 +232,14 @@ def file_lock(target):
     lock = target.with_name(f".{target.name}.lock")
     while True:
         with open(lock, "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in NO_FLOCK:
+                    raise
+                with locked(target.with_name(f".{target.name}.locked"), wait=True):  # a file that names its process
+                    yield
+                return
             if not _is_same_file(lock, file):
                 continue  # the process before has removed the lock file: make another
             try:

@@ -3,15 +3,16 @@ mirror, the official files of a mirror's address or of their official address, a
 
 Official files are checked against their published MD5 before they are read. Others cannot be: `verified` is False.
 """
+import re
 from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import quote
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote, urlsplit
 
 from data.datasets import CATALOG
 from data.sources import archives, download
-from data.sources.formats import READERS
+from data.sources.formats import READERS, md5_of_unpacked
 from data.sources.images import NUMBERED, ArchiveSource, FolderSource, ImageSource
-from data.sources.registry import SOURCES
+from data.sources.registry import HTTP_TOO, SOURCES
 from utils.io import UserError
 
 OFFICIAL = "official files, MD5 verified"
@@ -72,11 +73,13 @@ class SourceFinder:
 
     def local(self, file):
         """[(path, MD5)] where an official file lies in a folder: by its path, by its bare name, and unpacked."""
-        names = dict.fromkeys((file.path, Path(file.path).name))
+        parts = PurePosixPath(file.path).parts
+        names = dict.fromkeys(["/".join(parts[k:]) for k in range(len(parts))] + [f"{parts[0]}/{parts[-1]}"])
+        names = [spelled for name in names for spelled in (name, _dotted(name))]
         places = [(folder / name, file.md5) for folder in self.folders for name in names]
         if file.raw_md5:
             places += [(path.with_suffix(""), file.raw_md5) for path, _ in places]
-        return [(path, md5) for path, md5 in places if path.is_file()]
+        return [(path, md5) for path, md5 in dict.fromkeys(places) if path.is_file()]
 
     def _official(self, split):
         archive = self.source.archive
@@ -106,7 +109,7 @@ class SourceFinder:
         problems = []
         for path, md5 in self.local(file):
             actual = self._sums[path] = self._sums.get(path) or download.md5_of(path)
-            if actual == md5:
+            if actual == md5 or file.raw_md5 and md5_of_unpacked(path) == file.raw_md5:  # or packed again
                 return path
             problems.append(download.mismatch(path, md5, actual))
         if problems:
@@ -135,11 +138,14 @@ class SourceFinder:
         if target.is_file():  # of an earlier download, but no longer what it was
             target.unlink()
             self._sums.pop(target, None)
-        for url in [*urls, file.url]:
+        official = [file.url]
+        if urlsplit(file.url).netloc in HTTP_TOO:
+            official.append(file.url.replace("https://", "http://", 1))
+        for url in [*urls, *official]:
             try:
                 return download.fetch(url, target, file.md5, file.size)
             except download.Absent as error:
-                if url == file.url:
+                if url in official:
                     problems.append(str(error))
             except UserError as error:
                 problems.append(str(error))
@@ -173,8 +179,8 @@ class SourceFinder:
         return Found(images, f"class folders {folder}", False) if len(images) else None
 
     def _idx(self, folder, split):
-        for images in sorted(folder.glob("*images-idx3-ubyte*")) if folder.is_dir() else ():
-            labels = images.with_name(images.name.replace("images-idx3", "labels-idx1"))
+        for images in sorted(folder.glob("*images[-.]idx3-ubyte*")) if folder.is_dir() else ():
+            labels = images.with_name(re.sub(r"images([-.])idx3", r"labels\1idx1", images.name))
             is_ours = ("letters" in images.name) == (self.name == "emnist_letters")
             if is_ours and _split_of_idx(images) == split and labels.is_file():
                 try:
@@ -183,6 +189,11 @@ class SourceFinder:
                     raise UserError(f"{images} and its labels cannot be used: {error}") from error
                 return Found(content, f"idx files {folder}", False)
         return None
+
+
+def _dotted(name):
+    """Another spelling of MNIST's file names: train-images.idx3-ubyte.gz."""
+    return re.sub(r"(images|labels)-(idx\d)", r"\1.\2", name)
 
 
 def _split_of_idx(path):

@@ -95,14 +95,14 @@ class ArchiveSource(ImageSource):
             yield self._members[member], content
 
 
-def to_arrays(source, sizes, exact=0, title=""):
+def to_arrays(source, sizes, exact=0, title="", unreadable=0.01):
     """{size: (n, size, size, 3) uint8}, the positions of the images that they hold, and the names of those left out.
 
     Args:
         exact: the side that every image must have; 0: any.
+        unreadable: the share of images that may be left out because they cannot be decoded; one always may.
 
-    An image that cannot be decoded is left out. UserError when these are more than one in a hundred, or when one has
-    another size than `exact`: then this is another set.
+    UserError when more are unreadable, or when one has another size than `exact`: then this is another set.
     """
     place = {name: k for k, name in enumerate(source.names)}
     arrays = {size: np.zeros((len(place), size, size, 3), np.uint8) for size in sizes}
@@ -126,7 +126,7 @@ def to_arrays(source, sizes, exact=0, title=""):
         for some in _chunks(source.read()):
             list(pool.map(decode, some))
             bar.update(len(some))
-    if len(left_out) > len(place) / 100:
+    if len(left_out) > max(1, len(place) * unreadable):
         name, reason = min(left_out.items())
         raise UserError(f"{len(left_out)} of {len(place)} images cannot be read, {name} for one ({reason})")
     keep = np.setdiff1d(np.arange(len(place)), [place[name] for name in left_out])

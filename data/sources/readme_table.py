@@ -14,6 +14,7 @@ from data.sources.plan import disk_size, download_size, files_of, size_in_words
 from data.sources.registry import SOURCES
 from data.sources.sklearn_digits import MAKERS
 from utils.io import UserError, human_bytes, write_text
+from utils.script import run_script
 
 BETWEEN = re.compile(r"(<!-- data table -->\n).*?(<!-- end -->)", re.S)
 SPEED = 12.5e6  # bytes a second: 100 Mbit/s
@@ -91,7 +92,4 @@ def minutes(size):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"readme_table.py: {error}")
+    run_script("readme_table.py", main)

@@ -47,6 +47,8 @@ def _classic(name):
     return {split: (f"images_classic/{name}/{split}",) for split in ("train", "test")}
 
 
+# addresses that are published with http. The hosts have https, too: that is asked first, and http where it fails
+HTTP_TOO = ("ufldl.stanford.edu", "cs231n.stanford.edu", "data.csail.mit.edu", "pages.cs.wisc.edu")
 IMAGENET_TERMS = "ImageNet's: non-commercial research and education"
 POOD, DETECTORS, UNCERTAINTY = "pytorch-ood 0.4.0", "detectors 0.1.11", "torch-uncertainty 0.13.0"
 DRIVE = ("OpenOOD keeps it on Google Drive, which has no stable address, and publishes no checksum: fetch it with "
@@ -83,9 +85,9 @@ SOURCES = {
         "non-commercial use", "Netzer et al. 2011",
         parts={
             "train": [File("train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373",
-                           "http://ufldl.stanford.edu/housenumbers/train_32x32.mat", 182_040_794)],
+                           "https://ufldl.stanford.edu/housenumbers/train_32x32.mat", 182_040_794)],
             "test": [File("test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3",
-                          "http://ufldl.stanford.edu/housenumbers/test_32x32.mat", 64_275_384)],
+                          "https://ufldl.stanford.edu/housenumbers/test_32x32.mat", 64_275_384)],
         },
         layouts=_classic("svhn"),
     ),
@@ -130,7 +132,7 @@ SOURCES = {
     "tinyimagenet": Source(
         IMAGENET_TERMS, "Le and Yang 2015",
         archive=File("tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de",
-                     "http://cs231n.stanford.edu/tiny-imagenet-200.zip", 248_100_043, POOD),
+                     "https://cs231n.stanford.edu/tiny-imagenet-200.zip", 248_100_043, POOD),
         inside={"test": "tiny-imagenet-200/val"},
         layouts={"test": ("tiny-imagenet-200/val", "images_classic/tin/val")},
     ),
@@ -158,7 +160,7 @@ SOURCES = {
     "places365": Source(
         "non-commercial research and education", "Zhou et al. 2018",
         archive=File("val_256.tar", "e27b17d8d44f4af9a78502beb927f808",
-                     "http://data.csail.mit.edu/places/places365/val_256.tar", 525_158_400),
+                     "https://data.csail.mit.edu/places/places365/val_256.tar", 525_158_400),
         inside={"test": "val_256"},
         layouts={"test": ("val_256", "images_classic/places365", "places365", "places")},
     ),
@@ -200,7 +202,7 @@ SOURCES = {
     "inaturalist": Source(
         "iNaturalist 2017's: non-commercial research and education", "Huang and Li 2021 (MOS)",
         archive=File("iNaturalist.tar.gz", "5be6ea8aa027d7b631916427b32cb335",
-                     "http://pages.cs.wisc.edu/~huangrui/imagenet_ood_dataset/iNaturalist.tar.gz", read_in=DETECTORS),
+                     "https://pages.cs.wisc.edu/~huangrui/imagenet_ood_dataset/iNaturalist.tar.gz", read_in=DETECTORS),
         inside={"test": ""},
         layouts={"test": ("iNaturalist", "images_largescale/inaturalist")},
     ),
