@@ -120,6 +120,25 @@ def test_evaluate_writes_images_and_their_notes_for_both_benchmarks(tmp_path, da
         "300 of its 533 images, from files that no checksum covers")
 
 
+def test_evaluate_writes_the_releases_ece_beside_the_least_one():
+    """And marks a run that the release drops: logits so large that its search ends at the bound 0.001."""
+    import numpy as np
+
+    import evaluate
+
+    rng = np.random.default_rng(3)
+    logits = rng.normal(0, 10, (400, 7))
+    labels = (np.exp(10 * (logits - logits.max(1, keepdims=True))).cumsum(1) / np.exp(
+        10 * (logits - logits.max(1, keepdims=True))).sum(1, keepdims=True) < rng.random((400, 1))).sum(1)
+    found, fitted = evaluate.quality_metrics(logits, labels)
+    value, note = found["ece_as_published"]
+    assert note.startswith("dropped by the release") and found["temperature_as_published"] == (0.001, note)
+    assert value == pytest.approx(1 - found["accuracy"][0]) and found["ece_fitted_on_test"][0] < value
+    assert fitted["temperature_as_published"] == 0.001
+    found, _ = evaluate.quality_metrics(logits / 10, labels)
+    assert found["ece_as_published"][1] == ""
+
+
 def test_every_single_set_with_its_images(tmp_path):
     for seed, auroc in ((1, 0.90), (2, 0.94)):
         ensemble(tmp_path, "gradcam", seed, {"minmax": auroc, "logit-average": 0.8}, notes={
