@@ -38,7 +38,8 @@ def trains(model, criterion, inputs=PIXELS, logits_of=lambda output: output):
 
 @pytest.mark.parametrize("name, layer", [
     ("resnet18", "fc"), ("vgg11", "classifier.6"), ("densenet121", "classifier"),
-    ("mobilenet_v3_small", "classifier.3"), ("efficientnet_b0", "classifier.1"), ("convnext_tiny", "classifier.2"), ("shufflenet_v2_x0_5", "fc"),
+    ("mobilenet_v3_small", "classifier.3"), ("efficientnet_b0", "classifier.1"), ("convnext_tiny", "classifier.2"),
+    ("shufflenet_v2_x0_5", "fc"),
     ("swin_t", "head"), ("vit_b_32", "heads.head"), ("alexnet", "classifier.6"), ("maxvit_t", "classifier.5"),
     ("mnasnet0_5", "classifier.1"),
 ])
@@ -64,7 +65,8 @@ def test_torchvision_trains(name, loss):
 
 @pytest.mark.parametrize("name, layer", [
     ("resnet18", "fc"), ("efficientnet_b0", "classifier"), ("convnext_atto", "head.fc"),
-    ("vit_tiny_patch16_224", "head"), ("mobilenetv4_conv_small", "classifier"), ("caformer_s18", "head.fc.fc2"), ("inception_v4", "last_linear"),
+    ("vit_tiny_patch16_224", "head"), ("mobilenetv4_conv_small", "classifier"), ("caformer_s18", "head.fc.fc2"),
+    ("inception_v4", "last_linear"),
     ("efficientvit_b0", "head.classifier.4"), ("swin_tiny_patch4_window7_224", "head.fc"),
 ])
 def test_timm_finds_the_layer(name, layer):
