@@ -4,6 +4,8 @@
   python analyze.py --dataset cifar10                           one of them
   python analyze.py --results-dir results/epochs1               another folder of runs (a shortened try, say)
   python analyze.py --report                                    also figures/*.png, and report.html with everything
+  python analyze.py --report --saliency                         the report with saliency maps of ensembles, which are
+                                                                computed from their weights and the images
   python analyze.py --corrupted                                 only calibration under corruption
   python analyze.py --check                                     only say whether complete published rows are within
                                                                 their tolerances; fails, naming the cells, if not
@@ -41,6 +43,9 @@ def main():
     parser.add_argument("--results-dir", type=Path, default=Path("results"))
     parser.add_argument("--dataset", help=f"{', '.join(DATASETS)}, or one of yours")
     parser.add_argument("--report", action="store_true", help="also draw figures and write report.html")
+    parser.add_argument("--saliency", action="store_true", help="with the report: compute the saliency maps of each "
+                        "ensemble's first seed, from its weights.pt and the images in --data-dir")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="only for --saliency")
     parser.add_argument("--corrupted", action="store_true", help="only the tables of calibration under corruption")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a complete published row is off")
     args = parser.parse_args()
@@ -52,11 +57,31 @@ def main():
         sys.exit(outside > 0)
     pages = list(write_tables(args.results_dir / "tables", results, args.corrupted))
     print("\n".join([*left_out(results), f"Written to {args.results_dir / 'tables'}/"]))
-    if args.report:
+    if args.saliency:
+        print("\n".join(compute_saliency(results.runs, args.data_dir)))
+    if args.report or args.saliency:
         from reporting.html import write_report  # here, because it imports matplotlib
 
         write_report(args.results_dir, pages, results)
         print(f"Written to {args.results_dir}/report.html")
+
+
+def compute_saliency(runs, data_dir):
+    """Bring saliency.npz of the first seed of each ensemble up to date. Yields what was done, a line each."""
+    import utils.threads  # noqa: F401  before torch: OpenMP reads its settings when it is loaded
+    from engine.saliency import write_saliency
+
+    seen = set()
+    for run in sorted((run for run in runs if run.members > 1), key=lambda run: run.seed):
+        address = run.id_dataset, run.model, run.method, run.changed
+        if address not in seen:
+            seen.add(address)
+            try:
+                made = write_saliency(run.folder, data_dir)
+            except UserError as error:
+                yield one_line(f"No saliency maps of {run.folder}: {error}")
+            else:
+                yield f"Saliency maps of {run.folder}: {'made' if made else 'there already'}"
 
 
 def left_out(results):

@@ -77,7 +77,7 @@ def read_runs(results_dir, dataset="*"):
         try:
             runs.append(_read_run(folder))
         except (UserError, OSError) as error:
-            left_out.append(_left_out(folder, str(error)))
+            left_out.append(_left_out(folder, str(error).replace(f"{folder}/", "")))
     refused = _copies(runs)
     left_out += [_left_out(folder, reason) for folder, reason in refused.items()]
     runs = [run for run in runs if run.folder not in refused]

@@ -88,14 +88,14 @@ def latex(table):
 
 def as_html(table):
     anchor = html.escape(table.name, quote=True)
-    parts = [f'<h2 id="{anchor}">{html.escape(one_line(table.title))}</h2>']
+    parts = [f'<h3 id="{anchor}">{html.escape(one_line(table.title))}</h3>']
     for name, headers, rows, note in table.sections:
         cells = [[one_line(cell) for cell in row] for row in rows]
         drawn = tabulate(cells, [one_line(cell) for cell in headers], tablefmt="html", disable_numparse=True)
-        parts.append(f'<h3>{html.escape(one_line(name))}</h3><div class="table">{drawn}</div>'
+        parts.append(f'<h4>{html.escape(one_line(name))}</h4><div class="table" tabindex="0">{drawn}</div>'
                      f"<p>{html.escape(one_line(note))}</p>")
     legend = "".join(f"<p>{html.escape(line)}</p>" for line in paragraphs(table.legend).split("\n\n"))
-    return "\n".join([*parts, f'<div class="legend">{legend}</div>'])
+    return "\n".join([*parts, f'<details class="legend"><summary>How to read it</summary>{legend}</details>'])
 
 
 # ---- on the terminal ----
