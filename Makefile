@@ -65,8 +65,8 @@ reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-imagenet200 re
 analyze: $(READY)  ## all tables from all runs, beside the papers'
 	@$(PY) analyze.py --results-dir $(RESULTS)
 
-report: $(READY)  ## the same as a page with figures, results/report.html
-	@$(PY) analyze.py --results-dir $(RESULTS) --report
+report: $(READY)  ## the same as a page with figures and saliency maps, results/report.html
+	@$(PY) analyze.py --results-dir $(RESULTS) --saliency --data-dir $(DATA)
 
 tables: $(READY)  ## the tables of results/reference, and those in the READMEs, from the committed files
 	@$(PY) analyze.py --results-dir results/reference > /dev/null

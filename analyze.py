@@ -4,7 +4,7 @@
   python analyze.py --dataset cifar10                           one of them
   python analyze.py --results-dir results/epochs1               another folder of runs (a shortened try, say)
   python analyze.py --report                                    also figures/*.png, and report.html with everything
-  python analyze.py --report --saliency                         the report with saliency maps of ensembles, which are
+  python analyze.py --saliency                                  the report with saliency maps of ensembles, which are
                                                                 computed from their weights and the images
   python analyze.py --corrupted                                 only calibration under corruption
   python analyze.py --check                                     only say whether complete published rows are within
@@ -43,8 +43,8 @@ def main():
     parser.add_argument("--results-dir", type=Path, default=Path("results"))
     parser.add_argument("--dataset", help=f"{', '.join(DATASETS)}, or one of yours")
     parser.add_argument("--report", action="store_true", help="also draw figures and write report.html")
-    parser.add_argument("--saliency", action="store_true", help="with the report: compute the saliency maps of each "
-                        "ensemble's first seed, from its weights.pt and the images in --data-dir")
+    parser.add_argument("--saliency", action="store_true", help="as --report, with saliency maps of each ensemble's "
+                        "first seed, computed from its weights and the images in --data-dir")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="only for --saliency")
     parser.add_argument("--corrupted", action="store_true", help="only the tables of calibration under corruption")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a complete published row is off")
