@@ -38,8 +38,8 @@ demo: $(READY)  ## two minutes on a laptop: five losses and three ensembles on r
 	@$(PY) data/prepare.py --for digits --data-dir $(DATA)
 	@$(MAKE) --no-print-directory -j $(CORES) $(RUNS:%=$(RESULTS)/%/weights.pt) DEVICE=cpu
 	@$(PY) evaluate.py $(RUNS:%=$(RESULTS)/%) --data-dir $(DATA) --device cpu --if-changed
-	@$(PY) analyze.py --dataset digits --results-dir $(RESULTS)
-	@cat run_scripts/after_demo.txt
+	@$(PY) analyze.py --dataset digits --results-dir $(RESULTS) --report
+	@$(PY) run_scripts/end_demo.py $(RESULTS)/digits/lenet/dismax_fpr/seed1
 
 prepare-data: $(READY)  ## download or take from MIRROR=, verify, convert; DATASETS= narrows it
 	@$(PY) data/prepare.py $(DATASETS) $(MIRROR:%=--mirror %) --data-dir $(DATA) $(JOBS:%=--jobs %)
