@@ -22,7 +22,7 @@ from utils.script import run_script
 
 REJECT_RATE = 0.05
 NEXT = """\
-Digits 0-6 were learned; 7-9 and patches of photographs were to be told apart
+Digits 0-6 were learned; 7-9 and patches of photographs were to be separated
 from them. This is a toy: its numbers prove nothing.
 
 All tables with figures: {report}
