@@ -18,7 +18,7 @@ ifneq ($(words $(DATA) $(RESULTS)),2)
   $(error DATA and RESULTS must not contain spaces, which make cannot handle: use another path, or a link)
 endif
 
-.PHONY: help demo numbers test lint bench mutate prepare-data analyze report tables runs blocks
+.PHONY: help demo numbers test mutate lint bench prepare-data analyze report tables runs blocks
 .PHONY: reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-imagenet200 reproduce-mnist
 .SECONDARY:
 
@@ -70,14 +70,16 @@ report: $(READY)  ## the same as a page with figures, results/report.html
 
 tables: $(READY)  ## the tables of results/reference, and those in the READMEs, from the committed files
 	@$(PY) analyze.py --results-dir results/reference > /dev/null
-	@$(PY) data/sources/readme_table.py --into README.md
-	@$(PY) reporting/readme.py README.md benchmarks/README.md
+	@$(PY) reporting/readme_tables.py README.md benchmarks/README.md
 
 numbers: $(READY)  ## the next missing runs of results/queue.txt, one a core, into results/reference
 	@$(PY) run_scripts/run_queue.py --data-dir $(DATA)
 
 test: $(READY)  ## every claim that this repository makes, on the CPU, in a few minutes
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(if $(filter 1,$(CORES)),1,2) --dist loadfile
+
+mutate: $(READY)  ## forty small mistakes in the code, drawn by SEED=: does a test notice each? a few minutes
+	@$(PY) tests/mutate.py $(if $(SEED),--seed $(SEED))
 
 lint: $(READY)  ## ruff
 	@$(PY) -m ruff check .
@@ -112,5 +114,5 @@ $(RESULTS)/%/metrics.csv: $(RESULTS)/%/weights.pt $(wildcard $(DATA)/*/manifest.
 $(VENV)/ready: requirements.txt
 	@echo "Making $(VENV): PyTorch and the rest, about 3 minutes and, with CUDA, 6 GB"
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt pytest pytest-xdist ruff
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt pytest pytest-randomly pytest-xdist ruff
 	@touch $@

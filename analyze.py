@@ -4,96 +4,132 @@
   python analyze.py --dataset cifar10                           one of them
   python analyze.py --results-dir results/epochs1               another folder of runs (a shortened try, say)
   python analyze.py --report                                    also figures/*.png, and report.html with everything
+  python analyze.py --corrupted                                 only calibration under corruption
   python analyze.py --check                                     only say whether complete published rows are within
                                                                 their tolerances; fails, naming the cells, if not
 
-Prints, and writes to <results-dir>/tables/ as CSV, Markdown and LaTeX:
-  dismax_<dataset>          the layout of DisMax's Table 2, the paper and ours under both protocols; the CSV is tidy
-  dismax_<dataset>_scores   AUROC of every method under every score, honest protocol
-  openood_<dataset>         the openood benchmark: the paper and ours, as published and with one score for all
-  openood_<dataset>_scores  near and far AUROC of every method under every score
-  openood_<dataset>_paired  each method minus DE on the same seed, and which part of the gain is the score that it is
-                            read by; …_paired_scores: the same with one score for both, every score
-  openood_<dataset>_course  how the ensembles' training went: the chosen epoch, its worth, and what the logs say
-  runs                      one row a run: device, wall-clock, versions, accuracies (CSV only)
+Prints, and writes to <results-dir>/tables/ as CSV (tidy), Markdown and LaTeX:
+  dismax_<dataset>                 the layout of DisMax's Table 2, the paper and ours under both protocols
+  dismax_<dataset>_scores          AUROC of every method under every score, held-out protocol
+  openood_<dataset>                the openood benchmark: the paper and ours, as published and with a common score
+  openood_<dataset>_scores         near and far AUROC of every method under every score
+  openood_<dataset>_sets           every method on every single OOD set
+  openood_<dataset>_paired         each method minus DE on the same seed, and what of the gain is due to the score;
+                                   …_paired_scores: the same with one score for both, every score
+  openood_<dataset>_epochs         how the ensembles' training went: the chosen epoch, its worth, and what the logs say
+  corrupted_<dataset>              calibration under corruption
+  runs                             one row a run: device, seconds, versions, accuracies (CSV only)
+Runs whose files are damaged, incomplete or disagree are left out and named.
 """
 import argparse
+import gc
 import sys
 from pathlib import Path
 
-from data.datasets import CATALOG
 from recipes import DATASETS
-from reporting import course, dismax_tables, openood_tables, paired
+from reporting import corrupted, dismax, epoch_selection, ood_sets, openood, paired_gains
 from reporting.check import check
-from reporting.names import METHODS, TITLES
-from reporting.reading import read_runs
-from reporting.tables import publish
+from reporting.comparison import compare, score_sections, scores, sections, tidy
+from reporting.load import read_runs
+from reporting.names import title_of
+from reporting.tables import Table, as_csv, one_line, publish
 from utils.io import UserError, write_text
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results-dir", type=Path, default=Path("results"))
-    parser.add_argument("--dataset", choices=DATASETS)
+    parser.add_argument("--dataset", help=f"{', '.join(DATASETS)}, or one of yours")
     parser.add_argument("--report", action="store_true", help="also draw figures and write report.html")
+    parser.add_argument("--corrupted", action="store_true", help="only the tables of calibration under corruption")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a complete published row is off")
     args = parser.parse_args()
-    table, metrics = read_runs(args.results_dir, args.dataset or "*")
+    gc.disable()  # hundreds of runs are half a million rows, none in a cycle: looking for cycles is a third of the time
+    results = read_runs(args.results_dir, args.dataset or "*")
     if args.check:
-        lines, outside = check(metrics, args.dataset)
-        print("\n".join(lines))
+        lines, outside = check(results.runs, args.dataset)
+        print("\n".join([*lines, *left_out(results)]))
         sys.exit(outside > 0)
-    tables, pages = args.results_dir / "tables", []
-    write_text(tables / "runs.csv", table.to_csv(index=False))
-    for dataset in (name for name in DATASETS if name in set(table.dataset)):
-        ours, of_set, page = metrics[metrics.dataset == dataset], table[table.dataset == dataset], ""
-        if set(METHODS) & set(ours.loss):
-            page += dismax(tables, dataset, ours, of_set)
-        if set(ours.loss) - set(METHODS):
-            page += openood(tables, dataset, ours, of_set)
-        pages.append((dataset, page))
-    print(f"Written to {tables}/")
+    pages = list(write_tables(args.results_dir / "tables", results, args.corrupted))
+    print("\n".join([*left_out(results), f"Written to {args.results_dir / 'tables'}/"]))
     if args.report:
-        from reporting.page import write_report  # here, because it brings torch and matplotlib
+        from reporting.html import write_report  # here, because it imports torch and matplotlib
 
-        write_report(args.results_dir, pages, table, METHODS, TITLES)
+        write_report(args.results_dir, pages, results)
         print(f"Written to {args.results_dir}/report.html")
 
 
-def dismax(tables, dataset, ours, table):
-    """The DisMax benchmark's tables of one data set, written and as HTML."""
-    name, title = tables / f"dismax_{dataset}", CATALOG[dataset].title
-    tidy = dismax_tables.compare(dataset, ours)
-    write_text(name.with_suffix(".csv"), tidy.to_csv(index=False))
-    page = publish(name, title, dismax_tables.sections(dataset, tidy, table), dismax_tables.LEGEND)
-    name, tidy = tables / f"dismax_{dataset}_scores", dismax_tables.scores(ours)
-    write_text(name.with_suffix(".csv"), tidy.to_csv(index=False))
-    return page + publish(name, f"{title}: AUROC (%) under every score", dismax_tables.score_sections(tidy),
-                          "honest protocol: last epoch; a tie counts half.", show=False)
+def left_out(results):
+    return [one_line(f"Left out: {run.folder}: {run.reason}") for run in results.left_out]
 
 
-def openood(tables, dataset, ours, table):
-    """The openood benchmark's tables of one data set, written and as HTML."""
-    name, title = tables / f"openood_{dataset}", f"{CATALOG[dataset].title}, openood"
-    tidy = openood_tables.compare(dataset, ours)
-    write_text(name.with_suffix(".csv"), tidy.to_csv(index=False))
-    page = publish(name, title, openood_tables.sections(dataset, tidy, ours, table), openood_tables.LEGEND)
-    name, tidy = tables / f"openood_{dataset}_scores", openood_tables.scores(ours)
-    write_text(name.with_suffix(".csv"), tidy.to_csv(index=False))
-    page += publish(name, f"{title}: AUROC (%) under every score",
-                    openood_tables.score_sections(tidy, dataset), openood_tables.LEGEND, show=False)
-    name, tidy = tables / f"openood_{dataset}_paired", paired.compare(dataset, ours)
-    if len(tidy):  # a seed of DE and another method
-        write_text(name.with_suffix(".csv"), tidy.to_csv(index=False))
-        page += publish(name, f"{title}: method minus DE, seed by seed", paired.sections(dataset, tidy, ours),
-                        paired.LEGEND, show=tidy.paper.notna().any())
-        page += publish(tables / f"{name.name}_scores", f"{title}: method minus DE, one score for both",
-                        paired.score_sections(tidy), paired.LEGEND, show=False)
-    name, tidy = tables / f"openood_{dataset}_course", course.course(ours, table)
-    if len(tidy):
-        write_text(name.with_suffix(".csv"), tidy.to_csv(index=False))
-        page += publish(name, f"{title}: how training went", course.sections(tidy), course.LEGEND, show=False)
-    return page
+def write_tables(folder, results, only_corrupted=False):
+    """Write and print the tables. Yields (data set, [(title, name and HTML of a table)])."""
+    there = {run.id_dataset for run in results.runs}
+    datasets = [*(name for name in DATASETS if name in there), *sorted(there - set(DATASETS))]
+    if not only_corrupted:
+        write_text(folder / "runs.csv", as_csv([row_of(run) for run in results.runs]))
+    for dataset in datasets:
+        tables = [*corrupted_tables(dataset, results.runs)]
+        if not only_corrupted:
+            tables = [*dismax_tables(dataset, results), *openood_tables(dataset, results), *tables]
+        yield dataset, [(table.title, table.name, publish(table, folder)) for table in tables]
+    if only_corrupted and not any(corrupted.rows_of(dataset, results.runs) for dataset in datasets):
+        raise UserError("no run was evaluated on corrupted images. Prepare them, and evaluate again: python "
+                        "data/prepare.py cifar10_c (or python data/corruptions.py cifar10)")
+
+
+def row_of(run):
+    session = run.config["sessions"][-1]
+    return {
+        "id_dataset": run.id_dataset, "model": run.model, "method": run.method, "seed": run.seed,
+        "folder": run.folder, "changed": run.changed, "epochs": run.epochs,
+        **{key: run.config.get(key) for key in ("parameters", "selection_split", "last_accuracy", "best_accuracy",
+                                                "best_epoch", "train_seconds", "wall_clock_seconds")},
+        **{key: session.get(key) for key in ("device", "torch", "commit")}}
+
+
+def dismax_tables(dataset, results):
+    """The DisMax benchmark's, of a data set with single networks."""
+    benchmark, title, name = dismax.BENCHMARK, title_of(dataset), f"dismax_{dataset}"
+    lines = compare(benchmark, dataset, results.runs)
+    if lines:
+        yield Table(name, title, list(sections(benchmark, dataset, lines, results)), benchmark.legend,
+                    tidy(dataset, lines))
+        rows = scores(benchmark, dataset, results.runs)
+        yield Table(f"{name}_scores", f"{title}: AUROC (%) under every score",
+                    list(score_sections(benchmark, dataset, rows)), benchmark.scores_legend, rows, shown=False)
+
+
+def openood_tables(dataset, results):
+    """The openood benchmark's: every single OOD set; and the comparison, of a data set with ensembles."""
+    benchmark, title, name = openood.BENCHMARK, f"{title_of(dataset)}, openood", f"openood_{dataset}"
+    runs = [run for run in results.runs if run.id_dataset == dataset]
+    if any(run.members > 1 for run in runs):
+        lines = compare(benchmark, dataset, runs)
+        yield Table(name, title, list(sections(benchmark, dataset, lines, results)), benchmark.legend,
+                    tidy(dataset, lines))
+        rows = scores(benchmark, dataset, runs)
+        yield Table(f"{name}_scores", f"{title}: AUROC (%) under every score",
+                    list(score_sections(benchmark, dataset, rows)), benchmark.scores_legend, rows, shown=False)
+    if rows := ood_sets.rows_of(dataset, runs):
+        yield Table(f"{name}_sets", f"{title}: every OOD set", list(ood_sets.sections(rows)), ood_sets.LEGEND, rows,
+                    shown=False)
+    if rows := paired_gains.compare(dataset, runs):
+        of_paper = any(row["paper"] == row["paper"] for row in rows)
+        yield Table(f"{name}_paired", f"{title}: method minus DE, seed by seed",
+                    list(paired_gains.sections(dataset, rows, runs)), paired_gains.LEGEND, rows, shown=of_paper)
+        yield Table(f"{name}_paired_scores", f"{title}: method minus DE, one score for both",
+                    list(paired_gains.score_sections(rows)), paired_gains.LEGEND, rows, shown=False)
+    if any(run.members > 1 for run in runs) and (rows := epoch_selection.rows_of(dataset, runs)):
+        yield Table(f"{name}_epochs", f"{title}: how training went", list(epoch_selection.sections(rows)),
+                    epoch_selection.LEGEND, rows, shown=False)
+
+
+def corrupted_tables(dataset, runs):
+    if rows := corrupted.rows_of(dataset, runs):
+        yield Table(f"corrupted_{dataset}", f"{title_of(dataset)}: calibration under corruption",
+                    list(corrupted.sections(rows)), corrupted.LEGEND, rows)
 
 
 if __name__ == "__main__":

@@ -1,96 +1,167 @@
-"""Ask a trained run about anybody's images: which class, how probable, and does it know such images at all?
+"""Ask trained runs about anybody's images: which class, how probable, and are they in-distribution at all?
 
   python detect.py results/digits/lenet/dismax/seed1 photo.jpg scans/
-  python detect.py results/cifar10/resnet34/dismax_fpr/seed1 holiday/*.jpg --reject 1 --score MPS > answers.csv
+  python detect.py results/cifar10/resnet34/dismax_fpr/seed1 holiday/*.jpg --reject-rate 1 --score MPS > answers.csv
+  find scans -name '*.png' | python detect.py RUN1 RUN2 - --json
 
-Writes CSV to standard output, a row an image: file, class (its number), probability (calibrated: softmax at the
-temperature that evaluate.py fitted), score (larger = more like the training data), threshold, and answer: "in", or
-"out" where the score is below what all but --reject per cent of the in-distribution test images reach.
-Folders are searched for images. An image that cannot be read is named, and the others are still answered.
+A row an image and run goes to standard output, as CSV or as a JSON object: run (where there are several), file, class (a
+number), class_name, probability (calibrated: softmax at the fitted temperature), score (larger = more in-distribution),
+threshold, and answer: "in", or "out" where the score is below what all but --reject-rate per cent of the
+in-distribution test images reach. Temperature and thresholds are those of evaluate.py.
+
+Folders are searched for images, and "-" reads names of files from standard input, one a line. Images are turned upright
+by their EXIF orientation. An image that cannot be read is named on standard error, the others are still answered, and
+the exit status is 1.
 """
 import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its settings when it is loaded
 
 import argparse
 import csv
+import json
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from data.datasets import CATALOG
-from data.loaders import resized
-from data.sources.formats import IMAGE_SUFFIXES
+from data.decode import UnreadableImage, open_rgb, resize_center_crop
+from data.image_files import find_images, printable, report_skipped
 from data.transforms import normalise
 from engine import devices
+from engine.build import score_functions
+from engine.detection import Detector
 from engine.inference import load_model
-from engine.training_loss import add_member_dim
-from metrics.scores import SCORES
 from recipes import score_of
 from utils import run_dir
 from utils.io import UserError
 from utils.plugins import add_plugin_argument, load_plugins
 from utils.script import run_script
 
+COLUMNS = ("file", "class", "class_name", "probability", "score", "threshold", "answer")
+
 
 def main():
     load_plugins()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a run's folder that evaluate.py has been at")
-    parser.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
-    parser.add_argument("--score", choices=list(SCORES), help="by default the paper's for the run's loss")
-    parser.add_argument("--reject", default="5", help="per cent of in-distribution images to turn away (default 5)")
-    parser.add_argument("--device")
+    parser.add_argument("paths", nargs="+", metavar="RUN … IMAGE …", help="folders of runs that evaluate.py has been "
+                        "at, then image files, folders of them, or - for names on standard input")
+    parser.add_argument("--score", choices=list(score_functions()), help="by default the paper's for the run's method")
+    parser.add_argument("--reject-rate", "--reject", type=float, default=5, metavar="PER_CENT", help="of "
+                        "in-distribution images to turn away, 0 to 100 (default 5)")
+    parser.add_argument("--json", action="store_true", help="a JSON object a line in place of CSV")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps …; by default the accelerator if there is one")
     add_plugin_argument(parser)
     args = parser.parse_args()
-    run, config = run_dir.load_run(args.run)
-    try:
-        fitted = run_dir.read_json(args.run / "calibration.json")["last"]
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename} is missing: train the run, then python evaluate.py {args.run}") from error
-    dataset = run.dataset
-    score = args.score or score_of(run.name)
-    thresholds = fitted["thresholds"][score]
-    if args.reject not in thresholds:
-        raise UserError(f"no threshold for --reject {args.reject}: choose from {', '.join(thresholds)}")
-
+    if not 0 <= args.reject_rate <= 100:
+        raise UserError(f"--reject-rate is a number of per cent from 0 to 100, got {args.reject_rate:g}")
+    runs = [path for path in args.paths if (Path(path) / "config.json").exists()]
+    images = [path for path in args.paths if path not in runs]
+    if not runs:
+        raise UserError(f"{args.paths[0]} is not a run: it has no config.json. Train one: python train.py --help")
+    if not images:
+        raise UserError("name image files, folders of them, or - to read names from standard input")
     device = devices.choose(args.device)
-    model = load_model(run, config["num_classes"], args.run / "weights.pt")
-    model.to(device, memory_format=torch.channels_last).eval()
+    devices.turn_off_tf32()
+    readers = [RunReader(Path(run), args.score, args.reject_rate / 100, device) for run in runs]
+    write = json_writer() if args.json else csv_writer(COLUMNS if len(runs) == 1 else ("run", *COLUMNS))
+    problems = 0
+    for file in image_files(images):
+        for reader in readers:
+            try:
+                write({"run": str(reader.folder)} if len(runs) > 1 else {}, reader.answer(file))
+            except (UnreadableImage, ValueError, OSError) as error:
+                print(f"detect.py: {printable(file)} cannot be read: {error}", file=sys.stderr)
+                problems += 1
+                break
+    sys.exit(1 if problems else 0)
 
-    out = csv.writer(sys.stdout, lineterminator="\n")
-    out.writerow(["file", "class", "probability", "score", "threshold", "answer"])
-    unread = 0
-    for path in image_files(args.images):
+
+class RunReader:
+    """A run's network, ready to answer for image files."""
+
+    def __init__(self, folder, score, reject_rate, device):
+        run, config = run_dir.load_run(folder)
+        file = next((folder / name for name in ("weights.pt", "model.safetensors") if (folder / name).exists()), None)
+        if file is None:
+            raise UserError(f"{folder} has no weights.pt: train the run, then python evaluate.py {folder}")
+        calibration = self.calibration(folder, file)
+        model = load_model(run, config["num_classes"], file)
+        model.to(device, memory_format=torch.channels_last).eval()
+        self.folder, self.reject_rate, self.device = folder, reject_rate, device
+        self.detector = Detector(model, config["num_classes"], calibration, score or score_of(run.name))
+        self.threshold = self.detector.threshold(reject_rate)
+        self.images = config.get("images") or image_facts(run.dataset)
+        self.mean, self.std = (torch.tensor(values, device=device) for values in (run.recipe.mean, run.recipe.std))
+
+    @staticmethod
+    def calibration(folder, file):
         try:
-            logits = logits_of(model, path, CATALOG[dataset].size, run.recipe, device)  # (1, C)
-        except (OSError, UnidentifiedImageError) as error:
-            print(f"detect.py: {path} cannot be read: {error}", file=sys.stderr)
-            unread += 1
-            continue
-        probability = (logits / fitted["temperature_nll"]).softmax(1).amax().item()
-        value, threshold = SCORES[score](logits).item(), thresholds[args.reject]
-        out.writerow([path, logits.argmax().item(), f"{probability:.4f}", f"{value:.4f}", f"{threshold:.4f}",
-                      "in" if value >= threshold else "out"])
-    sys.exit(1 if unread else 0)
+            made = run_dir.read_json(folder / "calibration.json")["last"]
+        except (FileNotFoundError, KeyError) as error:
+            raise UserError(f"{folder} has no calibration.json: python evaluate.py {folder}") from error
+        if not isinstance(made, dict) or made.get("weights") != run_dir.file_digest(file):
+            raise UserError(f"{folder / 'calibration.json'} was made of other weights than {file.name}. Evaluate the "
+                            f"run again: python evaluate.py {folder}")
+        return made
+
+    def answer(self, file):
+        """A dict of COLUMNS. UnreadableImage, ValueError or OSError when there is none."""
+        with open_rgb(file) as image:
+            pixels = np.array(resize_center_crop(image, self.images["size"], self.images["shorter_side"]))  # (s, s, 3)
+        batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.device)  # (1, 3, s, s)
+        batch = normalise(batch, self.mean, self.std)
+        label, probability, score, known = (part.item() for part in self.detector(batch, self.reject_rate))
+        names = self.images["class_names"]
+        return {"file": file, "class": label, "class_name": names[label] if names else "", "probability": probability,
+                "score": score, "threshold": self.threshold, "answer": "in" if known else "out"}
+
+
+def image_facts(dataset):
+    """What a network needs to know of images, for runs whose config.json does not say."""
+    if dataset not in CATALOG:
+        raise UserError(f"unknown data set {dataset!r}")
+    info = CATALOG[dataset]
+    return {"size": info.size, "shorter_side": int(info.size / 0.875) if info.folders else info.size,
+            "class_names": list(info.class_names)}
 
 
 def image_files(paths):
+    """The files behind paths, folders and "-"."""
     for path in paths:
-        if path.is_dir():
-            yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        if path == "-":
+            for line in sys.stdin.buffer:
+                if name := line.rstrip(b"\r\n"):
+                    yield os.fsdecode(name)
+        elif os.path.isdir(path):
+            found, skipped = find_images(path)
+            for line in report_skipped(skipped, path):
+                print(f"detect.py: {line}", file=sys.stderr)
+            if not found:
+                raise UserError(f"{path} holds no images")
+            yield from (os.path.join(path, file) for file in found)
         else:
             yield path
 
 
-@torch.inference_mode()
-def logits_of(model, path, size, recipe, device):
-    """The mean of the members' logits."""
-    image = np.asarray(Image.open(path).convert("RGB"))[None]  # (1, H, W, 3)
-    pixels = torch.from_numpy(resized(image, size).transpose(0, 3, 1, 2).copy()).to(device)  # (1, 3, s, s)
-    mean, std = (torch.tensor(values, device=device) for values in (recipe.mean, recipe.std))
-    return add_member_dim(model(normalise(pixels, mean, std)).double()).mean(0).cpu()
+def csv_writer(columns):
+    out = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+    out.writeheader()
+
+    def write(run, row):
+        numbers = {name: f"{row[name]:.4f}" for name in ("probability", "score", "threshold")}
+        out.writerow({**run, **row, **numbers, "file": printable(row["file"])})
+        sys.stdout.flush()
+
+    return write
+
+
+def json_writer():
+    def write(run, row):
+        print(json.dumps({**run, **row, "file": printable(row["file"])}, ensure_ascii=False), flush=True)
+
+    return write
 
 
 if __name__ == "__main__":

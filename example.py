@@ -2,8 +2,8 @@
 
   python example.py        a few seconds
 
-A small network learns the handwritten digits 0–6 that scikit-learn ships, and is then shown 7–9. The four lines that
-make it DisMax are marked; SoftMax, IsoMax and IsoMax+ are used in the same way.
+A small network learns the handwritten digits 0–6 that scikit-learn ships, and is then shown 7–9, which it is to turn
+away. The lines that make it DisMax are numbered; SoftMax, IsoMax and IsoMax+ are used in the same way.
 """
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from losses import DisMaxLossFirstPart, DisMaxLossSecondPart  # after `pip install .`: from dismax import …
+
+REJECT_RATE = 0.05  # the share of 0–6 that may be turned away
 
 
 class Net(nn.Module):
@@ -30,10 +32,9 @@ def main():
     torch.manual_seed(0)
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8 - 1  # (n, 1, 8, 8)
-    labels = torch.tensor(digits.target)
+    labels, turn = torch.tensor(digits.target), torch.arange(len(digits.target)) % 4
     known = labels < 7
-    test = known & (torch.arange(len(labels)) % 3 == 0)
-    train = known & ~test
+    test, held_out, train = known & (turn == 0), known & (turn == 1), known & (turn > 1)
 
     model = Net(num_classes=7)
     criterion = DisMaxLossSecondPart(model.classifier)  # 2: instead of nn.CrossEntropyLoss; regularization="fpr" for †
@@ -49,12 +50,20 @@ def main():
             optimizer.step()
 
     model.eval()
+    classifier = model.classifier
     with torch.no_grad():
+        temperature = classifier.calibrate(model(images[held_out]), labels[held_out])  # 4: on images kept for it
+        classifier.set_thresholds(model(images[held_out]))  # 5: the logits are new ones, divided by the temperature
         inside, outside = model(images[test]), model(images[~known])
     accuracy = (inside.argmax(1) == labels[test]).float().mean()
-    scores = [model.classifier.scores(outputs).numpy() for outputs in (inside, outside)]  # 4: larger = more like 0–6
+    confidence = classifier.probabilities(inside).amax(1).mean()
+    scores = [classifier.scores(logits).numpy() for logits in (inside, outside)]  # larger = more like 0–6
     auroc = roc_auc_score(np.repeat([1, 0], [len(s) for s in scores]), np.concatenate(scores))
-    print(f"accuracy on 0–6: {100 * accuracy:.1f} %   AUROC against 7–9: {100 * auroc:.1f} %")
+    away, away_outside = (~classifier.detect(logits, REJECT_RATE) for logits in (inside, outside))  # 6: True = known
+    print(f"new images of 0–6: accuracy {accuracy:.1%}, mean confidence {confidence:.1%} (temperature {temperature:.2f})")
+    print(f"7–9 against 0–6: AUROC {auroc:.1%}")
+    print(f"asked to turn away {REJECT_RATE:.0%} of 0–6: turned away {away.float().mean():.1%} of 0–6 and "
+          f"{away_outside.float().mean():.1%} of 7–9")
 
 
 if __name__ == "__main__":

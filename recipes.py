@@ -52,7 +52,9 @@ DIVERSITIES = {
         options=lambda recipe: {"mode": "gt"}, image_gradients=True),
 }
 
-SCORES = {}  # of plugins: name → function of logits (…, C) to scores (…), larger = more in-distribution
+# of plugins: name → function of logits (…, C) to scores (…), larger = more in-distribution; post-hoc detectors, see
+# engine/detectors.py
+SCORES, DETECTORS = {}, {}
 
 METHODS = {
     "softmax": Method("softmax", title="SoftMax", paper="dismax"),
@@ -270,12 +272,6 @@ def main():
         lines.setdefault(key, []).append(f"{args.dataset}/{network}/{method}/seed{seed}")
     for line in lines.values():
         print(" ".join(line))
-
-
-# until reporting/ asks for the names above
-PUBLISHED = {"cifar10": CIFAR_NETWORKS, "cifar100": CIFAR_NETWORKS, "imagenet1k": ("resnet18",)}
-PUBLISHED_SEEDS = {"cifar10": 5, "cifar100": 5, "imagenet1k": 1}
-published_score = dismax_score
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from engine.build import build_model, members_of
 from engine.inference import forward
 from engine.train_step import channels_last
 from engine.training_loss import add_member_dim
-from metrics.scores import SCORES
+from losses.calibration import SCORES
 from models.fuse_conv_bn import fuse_conv_bn
 
 BATCH = 100
@@ -57,7 +57,7 @@ def fns(dataset, model, method, count, device):
 
     def ours():
         """Every score of one pass."""
-        mean = torch.from_numpy(forward(fast, resident, "")[0]).mean(0)
+        mean = torch.from_numpy(forward(fast, resident, "").logits).mean(0)
         return {name: score(mean).numpy() for name, score in SCORES.items()}
 
     def one_score(score):

@@ -8,9 +8,9 @@ from scipy.integrate import trapezoid
 from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
 from benchmarks.timing import alternate, summary
+from losses.calibration import SCORES
 from metrics.detection import detection_metrics
 from metrics.published import published_detection_metrics
-from metrics.scores import SCORES
 
 CPU = torch.device("cpu")
 OPENOOD, POOD, TORCHMETRICS = "OpenOOD's rule by scikit-learn", "pytorch-ood", "torchmetrics"

@@ -1,65 +1,27 @@
 """CIFAR-10-C and CIFAR-100-C (Hendrycks and Dietterich 2019): the test images under 19 corruptions in 5 severities.
 
-  python data/prepare.py cifar10_c                        the official arrays, 2.9 GB
-  python data/corruptions.py cifar10 --severity 1 5       without them: a set of our own, from the prepared test images
-
 Official: data/cifar10_c/<corruption>.npy holds 50,000 images, those of severity s at [10000(s − 1), 10000 s), in the
-order of the test split, and labels.npy their labels. A file that a mirror holds is linked, not copied.
-
-Ours: data/cifar10_c/<corruption>-<severity>.npy, made with the package `imagecorruptions` (`pip install
-imagecorruptions-imaug`, the extra `corruptions` in pyproject.toml; the older `imagecorruptions` lacks three corruptions
-under NumPy 2). They are NOT CIFAR-10-C: the package has ImageNet-C's parameters, which are harsher on 32 pixels. `note`
-says so for tables. The official arrays are preferred wherever they are.
+order of the test split, and labels.npy their labels.
+Made here: data/cifar10_c/<corruption>-<severity>.npy. They are NOT CIFAR-10-C; `note` says so for tables.
+data/sources/corruptions.py brings the former and makes the latter. The official arrays are preferred wherever they are.
 """
-import argparse
-import inspect
-import json
-import sys
-import zlib
-from importlib import metadata
+import hashlib
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make `data` and `files` importable
 
 from data.datasets import CATALOG, CORRUPTED, how_to_get
-from data.sources import archives, download
-from data.splits import read_split
-from utils.io import UserError, write_text, written_whole
+from data.manifest import read_manifest
+from utils.io import UserError, system_error
 
-# the 15 that the benchmark's mean is over, and the 4 that its authors keep for validation; MD5s of CIFAR-10-C's and
-# CIFAR-100-C's arrays as torch-uncertainty 0.13.0 publishes them
-ARRAYS = {
-    "gaussian_noise": ("ecaf8b9a2399ffeda7680934c33405fd", "ecc4d366eac432bdf25c024086f5e97d"),
-    "shot_noise": ("3a7239bb118894f013d9bf1984be7f11", "b0a1fa6e1e465a747c1b204b1914048a"),
-    "impulse_noise": ("2090e01c83519ec51427e65116af6b1a", "3b3c210ddfa0b5cb918ff4537a429fef"),
-    "defocus_blur": ("7d1322666342a0702b1957e92f6254bc", "d923e3d9c585a27f0956e2f2ad832564"),
-    "glass_blur": ("7361fb4019269e02dbf6925f083e8629", "0bf384f38e5ccbf8dd479d9059b913e1"),
-    "motion_blur": ("fffa5f852ff7ad299cfe8a7643f090f4", "732a7e2e54152ff97c742d4c388c5516"),
-    "zoom_blur": ("6ea8e63f1c5cdee1517533840641641b", "0204613400c034a81c4830d5df81cb82"),
-    "snow": ("bb238de8555123da9c282dea23bd6e55", "0237be164583af146b7b144e73b43465"),
-    "frost": ("31f6ab3bce1d9934abfb0cc13656f141", "3a39c6823bdfaa0bf8b12fe7004b8117"),
-    "fog": ("7b397314b5670f825465fbcd1f6e9ccd", "4efc7ebd5e82b028bdbe13048e3ea564"),
-    "brightness": ("0a81ef75e0b523c3383219c330a85d48", "f22d7195aecd6abb541e27fca230c171"),
-    "contrast": ("3c8262171c51307f916c30a3308235a8", "322bb385f1d05154ee197ca16535f71e"),
-    "elastic_transform": ("9421657c6cd452429cf6ce96cc412b5f", "a0792bd6581f6810878be71acedfc65a"),
-    "pixelate": ("0f14f7e2db14288304e1de10df16832f", "96c00c60f144539e14cffb02ddbd0640"),
-    "jpeg_compression": ("2b9cc4c864e0193bb64db8d7728f8187", "c851b7f1324e1d2ffddeb76920576d11"),
-    "speckle_noise": ("ef00b87611792b00df09c0b0237a1e30", "e3f215b1a0f9fd9fd6f0d1cf94a7ce99"),
-    "gaussian_blur": ("c33370155bc9b055fb4a89113d3c559d", "5204ba0d557839772ef5a4196a052c3e"),
-    "spatter": ("8a5a3903a7f8f65b59501a6093b4311e", "12ccf41d62564d36e1f6a6ada5022728"),
-    "saturate": ("1cfae0964219c5102abbb883e538cc56", "c0697e9fdd646916a61e9c312c77bf6b"),
-}
-LABELS_MD5 = {"cifar10_c": "c439b113295ed5254878798ffe28fd54", "cifar100_c": "bb4026e9ce52996b95f439544568cdb2"}
-CORRUPTIONS = list(ARRAYS)[:15]
-VALIDATION = list(ARRAYS)[15:]
+# the 15 that the benchmark's mean is over, and the 4 that its authors keep for validation
+CORRUPTIONS = (
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
+    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression")
+VALIDATION = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+ARRAYS = (*CORRUPTIONS, *VALIDATION)
 SEVERITIES = (1, 2, 3, 4, 5)
-LIMITS = archives.Limits(members=100, member=1 << 28)
 
-
-# ---- for evaluation ----
 
 def available(name, data_dir):
     """[(corruption, severity)] that data_dir holds of cifar10_c or cifar100_c, in the order above."""
@@ -69,48 +31,67 @@ def available(name, data_dir):
 def read_corrupted(name, corruption, severity, data_dir):
     """images (n, 32, 32, 3) uint8 and labels (n) int64 of one corruption in one severity.
 
-    UserError, with the command to type, when it is not there or damaged.
+    UserError, with the command to type, when it is not there, damaged, or another array.
     """
     if corruption not in ARRAYS or severity not in SEVERITIES:
         raise UserError(f"{name} has no {corruption!r} in severity {severity}: choose from {', '.join(ARRAYS)}; 1 … 5")
     official, own = _paths(name, corruption, severity, data_dir)
+    path = official if official.exists() else own
+    size = CATALOG[name].size
     try:
-        if official.exists():
-            labels = np.load(official.with_name("labels.npy"))
-            images = np.load(official, mmap_mode="r")
-            n = len(images) // 5
-            part = slice(n * (severity - 1), n * severity)
-            return np.array(images[part]), labels[part].astype(np.int64)
-        labels = np.load(own.with_name("labels-made.npy"))
-        images = np.load(own)
-        return images, labels[: len(images)].astype(np.int64)
+        labels = np.load(path.with_name("labels.npy" if path == official else "labels-made.npy"), mmap_mode="r")
+        images = np.load(path, mmap_mode="r")  # no memory is taken for what a damaged header says
+        if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or labels.ndim != 1:
+            raise ValueError(f"it holds {images.dtype} of shape {images.shape}")
+        if path == official and (len(images) % 5 or len(labels) != len(images)) or len(labels) < len(images):
+            raise ValueError(f"it has {len(images):,} images, and there are {len(labels):,} labels")
+        n = len(images) // 5 if path == official else len(images)
+        part = slice(n * (severity - 1), n * severity) if path == official else slice(n)
+        return np.array(images[part]), np.array(labels[part], dtype=np.int64)
     except FileNotFoundError as error:
+        dataset = name.removesuffix("_c")
         raise UserError(f"{name} has no {corruption} in severity {severity} in {data_dir}. {how_to_get(name)}, or make "
-                        f"it: python data/corruptions.py {name.removesuffix('_c')} --severity {severity}") from error
+                        f"it: python data/sources/corruptions.py {dataset} --severity {severity}") from error
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{corruption} in {official.parent} is damaged ({error}). {how_to_get(name)}, with --fresh"
-                        ) from error
+        raise system_error(error, path) or UserError(
+            f"{corruption} in {path.parent} is damaged ({error}). {how_to_get(name)}, with --fresh") from error
 
 
-def open_corrupted(name, corruption, severity, data_dir, device, statistics=None):
+def open_corrupted(name, corruption, severity, data_dir, device, normalization=None):
     """The ResidentImages of one corruption in one severity.
 
     Args:
-        statistics: (mean, std) of each channel, for pixels in [0, 1]; by default of the set that it is made from.
+        normalization: (mean, std) of each channel, for pixels in [0, 1]; by default of the set that it is made from.
     """
     from data.loaders import ResidentImages  # here, because the rest needs no torch
 
-    clean = next(CATALOG[inside] for inside, corrupted in CORRUPTED.items() if corrupted == name)
+    clean = next(CATALOG[dataset] for dataset, corrupted in CORRUPTED.items() if corrupted == name)
     images, labels = read_corrupted(name, corruption, severity, data_dir)
-    return ResidentImages(images, labels, device, clean.size, statistics or (clean.mean, clean.std))
+    return ResidentImages(images, labels, device, clean.size, normalization or (clean.mean, clean.std))
 
 
 def digest_of(name, corruption, severity, data_dir):
-    """A string that changes with the images."""
+    """A string that changes with the images: their MD5, or a sample's for files that prepare.py has not seen."""
     official, own = _paths(name, corruption, severity, data_dir)
     path = official if official.exists() else own
-    manifest = json.loads((Path(data_dir) / name / "manifest.json").read_text())
-    return f"{manifest['splits']['test']['files'][path.name]['md5']} {severity}"
+    try:
+        kept = read_manifest(Path(data_dir) / name)["splits"]["test"]["files"][path.name]
+        if kept["bytes"] == path.stat().st_size:
+            return f"{kept['md5']} {severity}"
+    except (FileNotFoundError, KeyError, UserError):
+        pass
+    return f"{_sample_digest(path)} {severity}"
+
+
+def _sample_digest(path):
+    """Of a file's length and of 64 blocks of it."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        for k in range(64):
+            file.seek(size * k // 64)
+            digest.update(file.read(4096))
+    return f"sample {digest.hexdigest()}"
 
 
 def note(name, corruption, severity, data_dir):
@@ -124,133 +105,3 @@ def note(name, corruption, severity, data_dir):
 def _paths(name, corruption, severity, data_dir):
     folder = Path(data_dir) / name
     return folder / f"{corruption}.npy", folder / f"{corruption}-{severity}.npy"
-
-
-# ---- for prepare.py ----
-
-def official_files(name):
-    """{file name: MD5} of a corrupted set."""
-    which = list(CORRUPTED.values()).index(name)
-    return {"labels.npy": LABELS_MD5[name]} | {f"{c}.npy": md5s[which] for c, md5s in ARRAYS.items()}
-
-
-def prepare_official(search, folder, ready):
-    """Bring the official arrays to `folder`. Returns {file name: {bytes, md5}} of those that are there then.
-
-    From a mirror's CIFAR-10-C/ each verified file is linked; from the archive it is unpacked. `ready` ones are skipped.
-    """
-    files, done = official_files(search.name), {}
-    for name in files:
-        if name in ready:
-            done[name] = ready[name]
-        elif path := search.attempt(_in_folders, search, name, files[name]):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).unlink(missing_ok=True)
-            (folder / name).symlink_to(path.resolve())
-            done[name] = {"bytes": path.stat().st_size, "md5": files[name]}
-    if missing := {name: md5 for name, md5 in files.items() if name not in done}:
-        if search.may_download:
-            search.attempt(search.download, "test")
-        if archive := search.attempt(search.verified, search.set.archive):
-            done |= search.attempt(_unpack, archive, folder, missing) or {}
-    return done
-
-
-def _in_folders(search, name, md5):
-    title = CATALOG[search.name].title
-    for path in (folder / sub / name for folder in search.folders for sub in (title, ".")):
-        if path.is_file():
-            if (actual := download.md5_of(path)) != md5:
-                raise UserError(download.mismatch(path, md5, actual))
-            return path
-    return None
-
-
-def _unpack(archive, folder, wanted):
-    """One array of 150 MB in memory at a time."""
-    done = {}
-    names = {member: Path(member).name for member in archives.members(archive, LIMITS) if Path(member).name in wanted}
-    for member, content in tqdm(archives.read(archive, names), total=len(names), desc=archive.name, disable=None):
-        name = names[member]
-        with written_whole(folder / name) as file:
-            file.write(content)
-        done[name] = {"bytes": len(content), "md5": wanted[name]}
-    return done
-
-
-# ---- a set of our own ----
-
-def make(dataset, corruptions, severities, count, data_dir):
-    """Corrupt the first `count` prepared test images; the same call gives the same images, whatever else is made."""
-    try:
-        import imagecorruptions
-    except ImportError as error:
-        raise UserError("the package imagecorruptions is not installed: pip install imagecorruptions-imaug") from error
-    name, folder = CORRUPTED[dataset], Path(data_dir) / CORRUPTED[dataset]
-    images, labels = read_split(dataset, "test", data_dir)
-    images = images[:count]
-    files = {"labels-made.npy": _write(folder / "labels-made.npy", labels)}
-    failed = []
-    for corruption in corruptions:
-        for severity in severities:
-            title, seed = f"{corruption} {severity}", zlib.crc32(f"{dataset} {corruption} {severity}".encode())
-            np.random.seed(seed)  # the package draws from NumPy's global generator, in some corruptions from their own
-            takes_seed = "seed" in inspect.signature(getattr(imagecorruptions, corruption)).parameters
-            bar = tqdm(images, unit="img", desc=title, disable=None, leave=False)
-            try:
-                corrupted = [imagecorruptions.corrupt(
-                    image, corruption_name=corruption, severity=severity, **({"seed": seed + k} if takes_seed else {})
-                ) for k, image in enumerate(bar)]
-            except (TypeError, AttributeError) as error:  # calls that newer scikit-image or NumPy have taken away
-                failed.append(f"{title} ({error})")
-                continue
-            path = folder / f"{corruption}-{severity}.npy"
-            files[path.name] = _write(path, np.stack(corrupted).astype(np.uint8))
-    package = next((p for p in ("imagecorruptions-imaug", "imagecorruptions") if _version(p)), "imagecorruptions")
-    record_files(folder, name, files, {"made": f"{package} {_version(package)}, first {len(images)} test images"})
-    print(f"{folder}: {len(files) - 1} arrays of {len(images)} images made with {package} {_version(package)}")
-    if failed:
-        print(f"{package} could not make: {'; '.join(failed)}")
-
-
-def _write(path, array):
-    with written_whole(path) as file:
-        np.save(file, array)
-    return {"bytes": path.stat().st_size, "md5": download.md5_of(path)}
-
-
-def _version(package):
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def record_files(folder, name, files, more):
-    """Add files to the manifest of a corrupted set."""
-    path = folder / "manifest.json"
-    try:
-        record = json.loads(path.read_text())["splits"]["test"]
-    except (FileNotFoundError, ValueError, KeyError):
-        record = {"files": {}}
-    record = record | more | {"files": record["files"] | files}
-    write_text(path, json.dumps({"name": name, "splits": {"test": record}}, indent=1) + "\n")
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", choices=list(CORRUPTED))
-    parser.add_argument("--severity", type=int, nargs="+", choices=SEVERITIES, default=[1, 5])
-    parser.add_argument("--corruptions", nargs="+", choices=list(ARRAYS), default=CORRUPTIONS, metavar="NAME",
-                        help=f"of {', '.join(ARRAYS)}; default the first 15")
-    parser.add_argument("--count", type=int, default=10_000, help="so many of the test images")
-    parser.add_argument("--data-dir", type=Path, default=Path(__file__).resolve().parent)
-    args = parser.parse_args()
-    make(args.dataset, args.corruptions, args.severity, args.count, args.data_dir)
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"corruptions.py: {error}")

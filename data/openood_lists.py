@@ -1,21 +1,27 @@
 """OpenOOD's image lists: which there are, and which image of a prepared set a line of a list means.
 
-A list has a line an image, `relative/path label`; outliers have −1. `prepare.py` copies the lists that it finds in a
-mirror to data/benchmark_imglist/. Prepared photographs keep their file names. CIFAR, MNIST and SVHN have none: OpenOOD
-numbers them in the publishers' order, MNIST from 0, SVHN from 000001 (both write the label beside the number, and every
-label fits), CIFAR within each class from 0001 (the convention of cifar2png; the lists cannot prove it).
+A list has a line an image, `relative/path label`; OOD images have −1. `prepare.py` copies the lists that it finds in a
+mirror to data/benchmark_imglist/. Prepared natural images keep their file names. CIFAR, MNIST and SVHN have none:
+OpenOOD numbers them in the official order, MNIST from 0, SVHN from 000001 (both write the label beside the number, and
+every label fits), CIFAR within each class from 0001 (the convention of cifar2png; the lists cannot prove it).
+
+A set that has neither file names nor such numbers (notMNIST in idx files) gets our own, <class>/<position>, which no
+list of OpenOOD's has: lists that are written here can be read back.
 """
+import re
 from pathlib import Path, PurePosixPath
 
-from data.splits import labels_of, names_of
-from utils.io import write_text
+from data.datasets import CATALOG
+from utils.io import UserError, read_text, write_text
 
-# in-distribution set → its folder of lists, its validation and test list, and each outlier set's list; with the number
+LINE = re.compile(r'\s*"?(?P<image>[^"]*?[^"\s;,])"?[\s;,]+"?(?P<label>-?\d+)"?[\s;,]*')
+
+# in-distribution set → its folder of lists, its validation and test list, and each OOD set's list; with the number
 # of images in each
 LISTS = {
     "mnist": ("mnist", {
         "validation": ("val_mnist", 996), "test": ("test_mnist", 9_004),
-        "notmnist": ("test_notmnist", 17_723), "fashion_mnist": ("test_fashionmnist", 10_000),
+        "notmnist": ("test_notmnist", 17_724), "fashion_mnist": ("test_fashionmnist", 10_000),
         "textures": ("test_texture", 5_640), "cifar10": ("test_cifar10", 10_000), "tinyimagenet": ("test_tin", 10_000),
         "places365": ("test_places365", 36_500)}),
     "cifar10": ("cifar10", {
@@ -49,73 +55,79 @@ OVERLAPPING = {
     ("imagenet1k", "textures"): "bubbly cobwebbed honeycombed spiralled",
 }
 OVERLAPPING["imagenet200", "textures"] = OVERLAPPING["imagenet1k", "textures"]
-# in label order, which is alphabetical; OpenOOD's folders bear these names
-CLASS_NAMES = {"cifar10": "airplane automobile bird cat deer dog frog horse ship truck", "cifar100": """
-    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
-    castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
-    elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
-    man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
-    pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
-    skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
-    tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
-"""}
-CLASS_NAMES = {name: classes.split() for name, classes in CLASS_NAMES.items()}
+BY_CLASS = ("cifar10", "cifar100")  # numbered within each class; OpenOOD's folders have the classes' names
+JPEG_COPIES = ("mnist", "fashion_mnist", "svhn")  # OpenOOD's images of these are JPEG files, not the original pixels
 # OpenOOD's folders, where they are called otherwise than our sets
 FOLDERS = {"tinyimagenet": "tin/val/images", "textures": "texture", "fashion_mnist": "fashionmnist",
            "imagenet1k": "imagenet_1k/val", "imagenet200": "imagenet_1k/val"}
 
 
 def list_path(dataset, which, folder):
-    """The list of the validation or test images, or of an outlier set, below benchmark_imglist or another folder."""
+    """The list of the validation or test images, or of an OOD set, below benchmark_imglist or another folder."""
     subfolder, lists = LISTS[dataset]
     return Path(folder) / subfolder / f"{lists[which][0]}.txt"
 
 
 def read_list(path):
-    """[(path of an image, label as text)]."""
-    lines = (line.split(" ", 1) for line in path.read_text().splitlines() if line.strip())
-    return [(PurePosixPath(image), label.strip()) for image, label in lines]
+    """[(path of an image, label)]: one a line, the last line with or without its end.
+
+    Columns are separated by spaces, tabs, commas or semicolons, folders by slashes or backslashes, in any encoding; a
+    path may hold spaces. UserError when a line has no label.
+    """
+    images = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        found = LINE.fullmatch(line)
+        if not found:
+            raise UserError(f"{path}, line {number} is not `relative/path label`: {line.strip()[:80]!r}. Take "
+                            "OpenOOD's list again, or remove it")
+        images.append((PurePosixPath(found["image"].replace("\\", "/")), int(found["label"])))
+    return images
 
 
-def places_of(name, split, data_dir, like):
-    """What key_of gives → position. Sets of arrays: by OpenOOD's numbering of their official order."""
-    names = names_of(name, split, data_dir, like)
-    if names is not None:
-        keys = [tuple(PurePosixPath(image).with_suffix("").parts) for image in names]
+def index_by_name(split):
+    """What match_key gives → position. Sets of arrays: by OpenOOD's numbering of their official order."""
+    if split.names is not None:
+        keys = [(name.split("/")[0], PurePosixPath(name).stem) for name in split.names]
         stems = [stem for _, stem in keys]
-        alone = {stem: k for k, stem in enumerate(stems)} if len(set(stems)) == len(stems) else {}
-        return alone | {key: k for k, key in enumerate(keys)}
-    labels = labels_of(name, split, data_dir, like).tolist()
-    if name in CLASS_NAMES:  # <class>/<number within the class, from 1>
-        seen, places = {}, {}
+        unique = {stem: k for k, stem in enumerate(stems)} if len(set(stems)) == len(stems) else {}
+        return unique | {key: k for k, key in enumerate(keys)}
+    labels = split.labels.tolist()
+    if split.name in BY_CLASS:  # <class>/<number within the class, from 1>
+        seen, positions = {}, {}
         for k, label in enumerate(labels):
             seen[label] = seen.get(label, 0) + 1
-            places[CLASS_NAMES[name][label], f"{seen[label]:04d}"] = k
-        return places
-    if name == "svhn":  # <number from 1>_<label>
+            positions[split.class_names[label], f"{seen[label]:04d}"] = k
+        return positions
+    if split.name == "svhn":  # <number from 1>_<label>
         return {f"{k + 1:06d}_{label}": k for k, label in enumerate(labels)}
-    return {f"{label}_{k}": k for k, label in enumerate(labels)} if name in ("mnist", "fashion_mnist") else {}
+    if split.name in ("mnist", "fashion_mnist"):  # <label>_<number from 0>
+        return {f"{label}_{k}": k for k, label in enumerate(labels)}
+    names = dict(enumerate(split.class_names or ()))
+    return {(str(names.get(label, label)), f"{k:06d}"): k for k, label in enumerate(labels)}  # our own numbers
 
 
-def key_of(image, places):
+def match_key(image, positions):
     """An image's (folder, stem of the file), or the stem alone where folders differ."""
     key = (image.parent.name, image.stem)
-    return key if key in places else image.stem
+    return key if key in positions else image.stem
 
 
-def paths_of(name, split, data_dir, like):
+def paths_of(split):
     """The path of every image of a split in OpenOOD's data folder."""
-    folder, names = FOLDERS.get(name, name), names_of(name, split, data_dir, like)
+    name, folder = split.name, FOLDERS.get(split.name, split.name)
     if name in ("tinyimagenet", "imagenet1k", "imagenet200"):
-        return [f"{folder}/{PurePosixPath(image).name}" for image in names]
-    if names:
-        return [f"{folder}/{f'{split}/' if name in CLASS_NAMES else ''}{image}" for image in names]
-    places = places_of(name, split, data_dir, like)
-    ending = "png" if name in CLASS_NAMES else "jpg"
-    return [f"{folder}/{split}/{'/'.join(key) if isinstance(key, tuple) else key}.{ending}" for key in places]
+        return [f"{folder}/{PurePosixPath(image).name}" for image in split.names]
+    if split.names:
+        return [f"{folder}/{f'{split.split}/' if name in BY_CLASS else ''}{image}" for image in split.names]
+    ending = "jpg" if name in JPEG_COPIES else "png"
+    middle = f"{split.split}/" if len(CATALOG[name].counts) > 1 else ""
+    return [f"{folder}/{middle}{'/'.join(key) if isinstance(key, tuple) else key}.{ending}"
+            for key in index_by_name(split)]
 
 
-def bring_lists(mirrors, data_dir):
+def copy_lists(mirrors, data_dir):
     """Copy the lists that LISTS names from the first mirror's folder that has them, and print what is there then."""
     wanted = [f"{folder}/{file}.txt" for folder, lists in LISTS.values() for file, _ in lists.values()]
     target = Path(data_dir) / "benchmark_imglist"
@@ -123,7 +135,7 @@ def bring_lists(mirrors, data_dir):
         for path in [] if isinstance(mirror, str) else wanted:
             source = mirror / "benchmark_imglist" / path
             if source.is_file() and not (target / path).exists():
-                write_text(target / path, source.read_text())
+                write_text(target / path, read_text(source))
     there = sum((target / path).exists() for path in wanted)
     ours = "" if there == len(wanted) else "; without a list, our own splits are used, see data/openood.py"
     print(f"OpenOOD's lists: {there} of {len(wanted)} in {target}{ours}")

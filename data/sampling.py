@@ -1,4 +1,4 @@
-"""Named random streams, and in which order an epoch shows the images: a function of seed, epoch and member alone."""
+"""Named random streams, and in which order an epoch takes the images: a function of seed, epoch and member alone."""
 import numpy as np
 import torch
 
@@ -57,13 +57,40 @@ def class_balanced(labels, batch_size, per_class, generator):
     members, first = labels.argsort(stable=True).numpy(), sizes.cumsum() - sizes
     # a race of exponential clocks with rates proportional to the sizes: the first B/K classes to ring are drawn
     with np.errstate(divide="ignore"):
-        times = generator.exponential(size=(steps, len(sizes))) / sizes  # (steps, L)
+        times = generator.exponential(size=(steps, len(sizes))) / sizes  # (steps, C)
     classes = times.argsort(1)[:, : batch_size // per_class]  # (steps, B/K)
     rank = (generator.random((*classes.shape, per_class)) * sizes[classes][..., None]).astype(np.int64)
     return torch.from_numpy(members[first[classes][..., None] + rank].reshape(-1))
 
 
-def share(count, shard):
-    """The slice of `count` things that belongs to process k of n, shard = (k, n): contiguous, every thing once."""
+def epoch_order(labels, seed, epoch, members=1, batch_size=0, per_class=0, name="shuffle", step=0):
+    """The images of an epoch in the order of each member: (N, n) int64, class-balanced batches with per_class > 0.
+
+    Args:
+        labels: (n) int64.
+        name, step: the random stream, and which of an epoch's passes this is.
+    """
+    streams = (stream(seed, name, epoch=epoch, member=member, step=step) for member in range(members))
+    return torch.stack([class_balanced(labels.cpu(), batch_size, per_class, generator) if per_class
+                        else shuffled(len(labels), generator) for generator in streams])
+
+
+def steps_of(count, batch_size, per_class=0):
+    """Batches an epoch: the last, smaller one is kept, but for class-balanced batches."""
+    return count // batch_size if per_class else -(-count // batch_size)
+
+
+def batch_slices(count, batch_size, start=0, shard=(0, 1)):
+    """The slice of `count` images that rank k of n takes of each batch, from batch `start` on; it may be empty."""
+    for first in range(start * batch_size, count, batch_size):
+        part = rank_slice(min(batch_size, count - first), shard)
+        yield slice(first + part.start, first + part.stop)
+
+
+def rank_slice(count, shard):
+    """The slice of `count` things that belongs to rank k of n, shard = (k, n): contiguous, every thing once."""
     k, n = shard
     return slice(count * k // n, count * (k + 1) // n)
+
+
+share = rank_slice  # the former name, until every caller uses the new one

@@ -2,7 +2,9 @@
 import importlib
 from functools import partial
 
+import recipes
 from engine.training_loss import TrainingLoss
+from losses import calibration
 from losses.diversity import DiceDiscriminator, OEDiversityLoss
 from models.ensemble import Ensemble
 from recipes import DIVERSITIES, HEADS, NETWORKS
@@ -46,6 +48,12 @@ def build_model(run, num_classes):
     if run.method.members == 1:
         return build_network(run.model, num_classes, head)
     return build_ensemble(run.model, num_classes, head, run.method.members)
+
+
+def score_functions():
+    """name → function of logits (…, C): the package's scores with those of plugins, which its heads then know, too."""
+    calibration.SCORES.update(recipes.SCORES)
+    return calibration.SCORES
 
 
 def members_of(model):

@@ -74,6 +74,11 @@ def multiplies_bfloat16(device):
     return False
 
 
+def turn_off_tf32():
+    """Have this process multiply float32 as float32 on GPUs. By default convolutions keep ten bits of it there."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
 @contextlib.contextmanager
 def side_stream(device):
     """A block whose work on a GPU goes to a stream of its own, as CUDA graphs are not recorded on the default one."""

@@ -1,78 +1,119 @@
-"""A run's logits: on disk, or from the network if they are not there yet. The network is run once on every image."""
+"""A run's logits and features: on disk, or from the network if they are not there yet. It is run once on every image."""
+import copy
 import zipfile
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from data import corruptions
-from data.loaders import digest_of, open_set
+from data.loaders import open_split
 from engine import checkpoint, devices, distributed
-from engine.build import build_model
+from engine.build import build_model, members_of
 from engine.train_step import channels_last
 from engine.training_loss import add_member_dim
 from models.fuse_conv_bn import fuse_conv_bn
-from utils.io import UserError, written_whole
+from utils.io import UserError, atomic_write
 from utils.run_dir import file_digest
 
-CHECKPOINTS = {"last": ("weights.pt", "logits"), "best": ("weights_best.pt", "logits_best")}  # name → file, folder
+FILES = {"last": "weights.pt", "best": "weights_best.pt"}
+SUFFIXES = {"last": "", "best": "_best"}  # of the folders logits/ and features/
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the N members answer to the n readable images of a split.
+
+    logits: (N, n, C) float32.
+    labels: (n) int64, −1 for OOD images.
+    positions: (n) in the split, ascending; images that cannot be read have none.
+    unreadable: number of these.
+    features: (N, n, F) float32 as the heads saw them, or None where nobody asked.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    positions: np.ndarray
+    unreadable: int = 0
+    features: np.ndarray = None
+
+    def rows(self, index):
+        """Where images of the split, by their positions (k) ascending, stand here; without those that are not."""
+        if not len(self.positions):
+            return index[:0]
+        at = np.searchsorted(self.positions, index).clip(max=len(self.positions) - 1)
+        return at[self.positions[at] == index]
 
 
 class LogitsCache:
-    """The members' logits (N, n, C) float32 and labels (n) of any set, under one of a run's two checkpoints.
+    """The Outputs of any Split, under one of a run's two checkpoints.
 
     Args:
         run, config: as run_dir.load_run gives them.
         which: "last" or "best".
+        features: whether `outputs` has features, too.
+        bf16: run the network in bfloat16 autocast.
         loader_options: how image files are read, see FolderImages.
 
-    Rank 0 gets arrays; the other ranks, which only help to make them, get None.
+    Rank 0 gets Outputs; the other ranks, which only help to make them, get None.
     `unreadable` counts the images of a set that could not be read.
     """
 
-    def __init__(self, run, config, which, data_dir, device, loader_options):
+    def __init__(self, run, config, which, device, features=False, bf16=False, loader_options=None):
         if which == "best" and config["best_epoch"] == run.recipe.epochs:
             which = "last"  # they are the same weights
-        self.file, self.folder = (run.folder / part for part in CHECKPOINTS[which])
-        self.run, self.num_classes, self.title = run, config["num_classes"], f"{which} checkpoint on"
-        self.data_dir, self.device, self.loader_options = data_dir, device, loader_options
+        self.run, self.num_classes, self.device = run, config["num_classes"], device
+        self.features, self.bf16 = features, bf16
+        self.file, self.suffix, self.title = run.folder / FILES[which], SUFFIXES[which], f"{which} checkpoint on"
+        self.loader_options = loader_options or {}
         self.normalization = run.recipe.mean, run.recipe.std
         self.unreadable = {}
         self._model = self._weights_digest = None
 
-    def logits(self, name, split="test"):
-        """logits and labels (−1 for OOD images) of a split of a set."""
-        key, dataset = name if split == "test" else f"{name}_{split}", self.run.dataset
-        digest = digest_of(name, split, self.data_dir, dataset)
-        return self.cached(key, digest, name == dataset, lambda: open_set(
-            name, split, self.data_dir, self.device, like=dataset, statistics=self.normalization,
-            **self.loader_options))
+    def outputs(self, split, subset=None):
+        """The Outputs of a Split; None too when it has no image that can be read.
 
-    def corrupted_logits(self, name, corruption, severity):
-        """The same of a set's images under one corruption."""
-        digest = corruptions.digest_of(name, corruption, severity, self.data_dir)
-        return self.cached(f"{name}_{corruption}_{severity}", digest, True, lambda: corruptions.open_corrupted(
-            name, corruption, severity, self.data_dir, self.device, self.normalization))
+        Args:
+            subset: positions (k) of the only images wanted; their number is part of the file's name.
+        """
+        key = split.name if split.split == "test" else f"{split.name}_{split.split}"
+        if subset is not None:
+            key += f"_{len(subset)}"
 
-    def cached(self, key, digest, is_id, open_fn):
-        path, source = self.folder / f"{key}.npz", f"{digest} by {self.weights_digest}"
-        found = read(path, source) if distributed.is_main() else None
+        def images():
+            whole = open_split(split, self.device, self.normalization, **self.loader_options)
+            return whole if subset is None else whole.subset(subset)
+
+        return self._cached(key, split.digest, split.name == self.run.dataset, images, self.features, split)
+
+    def corrupted_outputs(self, name, corruption, severity, data_dir):
+        """The Outputs of a set's images under one corruption."""
+        digest = corruptions.digest_of(name, corruption, severity, data_dir)
+        return self._cached(f"{name}_{corruption}_{severity}", digest, True, lambda: corruptions.open_corrupted(
+            name, corruption, severity, data_dir, self.device, self.normalization))
+
+    def _cached(self, key, images_digest, is_id, open_images, features=False, split=None):
+        source = f"{images_digest} by {self.weights_digest}" + " in bfloat16" * self.bf16
+        paths = [self.run.folder / f"{kind}{self.suffix}" / f"{key}.npz" for kind in ("logits", "features")]
+        found = read(paths[: 1 + features], source) if distributed.is_main() else None
         if distributed.broadcast_from_main(found is None):
-            found = forward(self.model, open_fn(), f"{self.title} {key}")
+            found = forward(self.model, open_images(), f"{self.title} {key}", self.bf16, features,
+                            getattr(split, "files", None))
             if found is None:
                 return None
-            logits, labels, unreadable = found
-            if not np.isfinite(logits).all():
-                raise UserError(f"the network of {self.run} answers {key} with NaN or infinity: its training diverged. "
-                                "Train it again with --fresh and a lower --lr")
-            found = logits, labels if is_id else np.full_like(labels, -1), unreadable
-            with written_whole(path) as out:
-                np.savez(out, logits=logits, labels=found[1], unreadable=unreadable, source=source)
-        if found is None:
-            return None
-        if found[2]:
-            self.unreadable[key] = int(found[2])
-        return found[:2]
+            self._check(found, key)
+            if not is_id:
+                found = Outputs(found.logits, np.full_like(found.labels, -1), *list(vars(found).values())[2:])
+            write(*paths, source, found)
+        if found is not None and found.unreadable:
+            self.unreadable[key] = found.unreadable
+        return found if found is not None and len(found.labels) else None
+
+    def _check(self, found, key):
+        if not all(np.isfinite(values).all() for values in (found.logits, found.features) if values is not None):
+            raise UserError(f"the network of {self.run} answers {key} with NaN or infinity: its training diverged. "
+                            "Train it again with --fresh and a lower --lr")
 
     @property
     def weights_digest(self):
@@ -91,9 +132,14 @@ class LogitsCache:
                 self.device, memory_format=torch.channels_last)
         return self._model
 
+    @property
+    def heads(self):
+        """The members' heads, on the CPU."""
+        return [copy.deepcopy(member.classifier).cpu() for member in members_of(self.model)]
+
 
 def load_model(run, num_classes, file):
-    """The trained network, or Ensemble, of a run, on the CPU. UserError when the file holds other weights."""
+    """The trained network, or Ensemble, of a run, on the CPU. UserError when the file holds other weights, or NaN."""
     model = build_model(run, num_classes)
     try:
         model.load_state_dict(checkpoint.load_state(file))
@@ -102,42 +148,94 @@ def load_model(run, num_classes, file):
     except (RuntimeError, AttributeError, TypeError) as error:
         raise UserError(f"{file} does not hold the weights of {run.model} with {run.method.head}: "
                         f"{str(error).splitlines()[-1].strip()}") from error
+    batch_norm = {name: buffer for name, buffer in model.named_buffers() if "running_" in name}
+    for name, tensor in {**dict(model.named_parameters()), **batch_norm}.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"{file} is of no use: {name} holds NaN or infinity. Train the run again with --fresh, or "
+                            "put a good copy there")
     return model
 
 
-def read(path, source):
-    """(logits, labels, unreadable) if they were made from the very images and weights that are there now, else None."""
+# ---- files ----
+
+def write(logits_file, features_file, source, outputs):
+    with atomic_write(logits_file) as out:
+        np.savez(out, logits=outputs.logits, labels=outputs.labels, positions=outputs.positions,
+                 unreadable=outputs.unreadable, source=source)
+    if outputs.features is not None:
+        with atomic_write(features_file) as out:
+            np.savez(out, features=outputs.features, source=source)
+
+
+def read(paths, source):
+    """The Outputs in one or two files, if they were made from the very images and weights that are there now, else
+    None."""
+    content = arrays(paths[0], source, ("logits", "labels", "positions", "unreadable"))
+    if content is None:
+        return None
+    logits, labels, positions, unreadable = content
+    if not (logits.ndim == 3 and labels.shape == positions.shape == logits.shape[1:2] and np.isfinite(logits).all()):
+        return None
+    if len(paths) == 1:
+        return Outputs(logits, labels, positions, int(unreadable))
+    content = arrays(paths[1], source, ("features",))
+    if content is None or content[0].shape[:2] != logits.shape[:2]:
+        return None
+    return Outputs(logits, labels, positions, int(unreadable), *content)
+
+
+def arrays(path, source, keys):
+    """Arrays of an .npz file, or None when it is absent, damaged, or of another source."""
     try:
         with np.load(path) as content:
-            if content["source"] != source:
-                return None
-            logits, labels, unreadable = content["logits"], content["labels"], content["unreadable"]
-            fits = logits.ndim == 3 and labels.shape == logits.shape[1:2] and np.isfinite(logits).all()
-            return (logits, labels, unreadable) if fits else None
+            return [content[key] for key in keys] if content["source"] == source else None
     except (OSError, KeyError, ValueError, EOFError, TypeError, MemoryError, zipfile.BadZipFile, NotImplementedError):
-        return None  # absent or damaged: make it again
+        return None
 
+
+# ---- the network ----
 
 @torch.inference_mode()
-def forward(model, data, title):
-    """(logits (N, n, C) float32, labels (n), unreadable images) on rank 0, None on the others.
+def forward(model, data, title, bf16=False, want_features=False, files=None):
+    """The Outputs of all images of `data` on rank 0, None on the other ranks.
 
-    In plain float32, whatever the training was in. A GPU is waited for only once, at the end.
+    In float32, whatever the training was in, unless `bf16`. A GPU is waited for only once, at the end.
+
+    Args:
+        files: of the images, where some may be unreadable; by default data.files.
     """
-    logits, labels = [], []
+    logits, labels, features = [], [], [[] for _ in members_of(model)]
+    hooks = [member.classifier.register_forward_pre_hook(
+        lambda _, inputs, kept=kept: kept.append(on_host(inputs[0].float())))
+        for member, kept in zip(members_of(model), features)] if want_features else []
     rank, world_size = distributed.rank_and_world_size()
+    device = next(model.parameters()).device
     with tqdm(total=len(data), unit="img", desc=title, disable=None if rank == 0 else True, leave=False) as progress:
         for images, targets in data.eval_batches(shard=(rank, world_size)):
-            logits.append(on_host(add_member_dim(model(channels_last(images))).float()))  # (N, B, C)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                answers = model(channels_last(images))
+            logits.append(on_host(add_member_dim(answers).float()))  # (N, B, C)
             labels.append(on_host(targets))
             progress.update(len(targets) * world_size)
-    devices.synchronize(next(model.parameters()).device)
+    for hook in hooks:
+        hook.remove()
+    devices.synchronize(device)
+    unreadable = getattr(data, "unreadable", {})
     parts = distributed.gather_to_main((
-        torch.cat(logits, 1).numpy(), torch.cat(labels).numpy(), len(getattr(data, "bad", ()))))
-    if parts is None:
-        return None
-    logits, labels, unreadable = zip(*parts)
-    return np.concatenate(logits, 1), np.concatenate(labels), sum(unreadable)
+        torch.cat(logits, 1).numpy(), torch.cat(labels).numpy(), set(unreadable),
+        torch.stack([torch.cat(kept) for kept in features]).numpy() if want_features else None))
+    return None if parts is None else joined(parts, getattr(data, "files", files))
+
+
+def joined(parts, files):
+    """The Outputs of all ranks' parts."""
+    logits, labels, unreadable, features = zip(*parts)
+    logits, labels, unreadable = np.concatenate(logits, 1), np.concatenate(labels), set().union(*unreadable)
+    positions = np.arange(len(labels))
+    if unreadable:
+        positions = np.array([k for k, file in enumerate(files) if file not in unreadable], dtype=np.int64)
+    features = None if features[0] is None else np.concatenate(features, 1)
+    return Outputs(logits, labels, positions, len(unreadable), features)
 
 
 def on_host(tensor):

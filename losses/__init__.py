@@ -1,31 +1,31 @@
-"""SoftMax, IsoMax, IsoMax+ and DisMax, each as a first part (replaces the last linear layer) and a second part
-(replaces the criterion):
+"""SoftMax, IsoMax, IsoMax+ and DisMax for any PyTorch classifier, with calibration and out-of-distribution detection:
 
-    model.classifier = DisMaxLossFirstPart(num_features, num_classes)
-    criterion = DisMaxLossSecondPart(model.classifier)            # regularization="fpr" for the paper's DisMax†
-    inputs, targets = criterion.preprocess(inputs, targets)       # on every training batch, before the forward pass
-    scores = model.classifier.scores(outputs)                     # larger = more in-distribution
+    criterion = attach(model, "dismax")          # the last linear layer becomes the loss's first part
+    for inputs, targets in training_batches:
+        inputs, targets = criterion.preprocess(inputs, targets)
+        criterion(model(inputs), targets).backward()    # and a step of an optimizer made after `attach`
+    classifier = model.eval() and criterion.model_classifier
+    classifier.calibrate(model(held_out_inputs), held_out_labels)
+    classifier.set_thresholds(model(held_out_inputs))   # run again: the logits are divided by the new temperature
+    known = classifier.detect(model(new_inputs), reject_rate=0.05)    # True = in-distribution
+
+By hand, each loss is a first part, which replaces the last linear layer, and a second part, which replaces the
+criterion: `model.fc = DisMaxLossFirstPart(num_features, num_classes)`, `criterion = DisMaxLossSecondPart(model.fc)`,
+with regularization="fpr" for the paper's DisMax†. `classifier.scores(logits)` is larger for more in-distribution.
 """
-from functools import partial
-
+from .attach import LOSSES, attach
+from .base import LossFirstPart
+from .criterion import LossSecondPart
 from .dismax import DisMaxLossFirstPart, DisMaxLossSecondPart
 from .isomax import IsoMaxLossFirstPart, IsoMaxLossSecondPart
 from .isomaxplus import IsoMaxPlusLossFirstPart, IsoMaxPlusLossSecondPart
 from .softmax import SoftMaxLossFirstPart, SoftMaxLossSecondPart
 
-# name → (first part, second part): every loss that train.py knows
-LOSSES = {
-    "softmax": (SoftMaxLossFirstPart, SoftMaxLossSecondPart),
-    "isomax": (IsoMaxLossFirstPart, IsoMaxLossSecondPart),
-    "isomaxplus": (IsoMaxPlusLossFirstPart, IsoMaxPlusLossSecondPart),
-    "dismax": (DisMaxLossFirstPart, DisMaxLossSecondPart),
-    "dismax_fpr": (DisMaxLossFirstPart, partial(DisMaxLossSecondPart, regularization="fpr")),
-}
-
 __all__ = [
-    "LOSSES",
+    "LOSSES", "attach",
     "DisMaxLossFirstPart", "DisMaxLossSecondPart",
     "IsoMaxLossFirstPart", "IsoMaxLossSecondPart",
     "IsoMaxPlusLossFirstPart", "IsoMaxPlusLossSecondPart",
+    "LossFirstPart", "LossSecondPart",
     "SoftMaxLossFirstPart", "SoftMaxLossSecondPart",
 ]

@@ -1,57 +1,50 @@
 """DisMax (Macêdo, Zanchettin & Ludermir, arXiv 2205.05874): distances to all prototypes, an entropic scale in training,
 fractional probability regularisation (FPR) on request, and thresholds for a yes-or-no answer."""
+from __future__ import annotations
+
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from .base import LossFirstPart, LossSecondPart
-from .distances import cosine_distance_logits
+from . import distances
+from .base import PARTITIONS, LossFirstPart
+from .calibration import PERCENTILES
+from .criterion import IGNORED, LossSecondPart, class_targets, mean_cross_entropy
 
-# the percentiles of the in-distribution scores that are kept as thresholds
-PERCENTILES = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 1, 2, 3, 4, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 60, 70, 80, 90, 100)
-PARTITIONS = ("train", "validation")  # rows 0 and 1 of `precomputed_thresholds`
+SOFT = 'regularization="fpr" makes soft targets itself'
+
+__all__ = ["PARTITIONS", "PERCENTILES", "DisMaxLossFirstPart", "DisMaxLossSecondPart", "fractional_targets",
+           "mix_quadrants"]
 
 
 class DisMaxLossFirstPart(LossFirstPart):
     """logits = −(D_j + mean_k D_k), D_j = |distance_scale|·‖f̂ − p̂_j‖₂/√2, divided by the temperature.
 
     The mean is the same for every class, so it changes no probability and no gradient: it matters only to the scores
-    made of raw logits. Prototypes ~ N(0, 1), distance_scale = 1. `temperature` (1), `validationset_available` (1) and
-    `precomputed_thresholds` (2, 25; NaN until known) are buffers under the published state-dict keys.
+    made of raw logits. Prototypes ~ N(0, 1), distance_scale = 1. `temperature`, `validationset_available` and
+    `precomputed_thresholds` have the published state-dict keys. Arguments: see LossFirstPart.
     """
 
-    def __init__(self, num_features, num_classes, temperature=1.0):
+    score_type = "MMLES"
+    sees_to_precision = True
+
+    def __init__(self, num_features: int, num_classes: int, temperature: float = 1.0) -> None:
         super().__init__(num_features, num_classes, temperature)
-        self.score_type = "MMLES"
         self.distance_scale = nn.Parameter(torch.ones(1))
         self.prototypes = nn.Parameter(torch.randn(num_classes, num_features))
-        self.register_buffer("temperature", torch.tensor([float(temperature)]))
-        self.register_buffer("validationset_available", torch.tensor([False]))
-        self.register_buffer("precomputed_thresholds", torch.full((2, len(PERCENTILES)), torch.nan))
 
-    def logits(self, features):
+    def logits(self, features: Tensor) -> Tensor:
         scale = self.distance_scale.abs() / self.temperature
-        return cosine_distance_logits(features, self.prototypes, scale, to_all_prototypes=True)
-
-    @torch.no_grad()
-    def store_thresholds(self, scores, partition="validation"):
-        """Keep the 25 PERCENTILES (linear interpolation) of one whole pass's in-distribution scores (n), n ≥ 1."""
-        if partition not in PARTITIONS:
-            raise ValueError(f"unknown partition {partition!r}: choose from {', '.join(PARTITIONS)}")
-        if scores.numel() == 0:
-            raise ValueError("no scores to take thresholds from")
-        ordered = scores.detach().flatten().double().cpu().sort().values
-        place = torch.tensor(PERCENTILES, dtype=torch.float64) / 100 * (len(ordered) - 1)
-        below = place.floor().long()
-        above = place.ceil().long()
-        thresholds = ordered[below] + (ordered[above] - ordered[below]) * (place - below)
-        self.precomputed_thresholds[PARTITIONS.index(partition)] = thresholds.to(self.precomputed_thresholds)
-        if partition == "validation":
-            self.validationset_available.fill_(True)
+        return distances.cosine_distance_logits(features, self.prototypes, scale, to_all_prototypes=True)
 
 
 class DisMaxLossSecondPart(LossSecondPart):
     """Cross-entropy of 10 × logits in training, of the plain logits in evaluation: the classifier's mode decides.
+
+    Targets: see LossSecondPart. With FPR they must be class numbers, and `label_smoothing` 0, because FPR makes soft
+    targets itself; a mixed image counts if all its four classes are known (none is −100).
 
     Args:
         model_classifier: the model's DisMaxLossFirstPart.
@@ -60,68 +53,108 @@ class DisMaxLossSecondPart(LossSecondPart):
         alpha: weight of that term against the cross-entropy of the plain half.
         batches_to_accumulate: with `precompute_thresholds`, how many batches a pass must have before its thresholds
             are written; from then on every batch refreshes them, so that after a pass they describe all of it.
+        label_smoothing: see LossSecondPart.
     """
 
-    def __init__(self, model_classifier, regularization=None, alpha=1.0, batches_to_accumulate=32):
-        super().__init__(model_classifier)
+    def __init__(
+        self, model_classifier: LossFirstPart, regularization: str | None = None, alpha: float = 1.0,
+        batches_to_accumulate: int = 32, *, label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(model_classifier, label_smoothing=label_smoothing)
         if regularization not in (None, "fpr"):
             raise ValueError(f'regularization must be None or "fpr", got {regularization!r}')
+        if regularization == "fpr" and label_smoothing:
+            raise ValueError('label_smoothing does not go with regularization="fpr", which makes soft targets itself')
         self.regularization = regularization
         self.alpha = alpha
         self.batches_to_accumulate = batches_to_accumulate
         self.entropic_scale = 10
         self.accumulated_batches = 0
-        self.accumulated_scores = {partition: [] for partition in PARTITIONS}
-        self._partition = None  # of the pass under way
+        self.accumulated_scores: dict[str, list[Tensor]] = {partition: [] for partition in PARTITIONS}
+        self._pass: tuple[Any, ...] | None = None  # what tells the pass under way from another
 
-    def unmixed(self, batch_size):
-        return max(batch_size // 2, 1) if self.regularization == "fpr" else batch_size
+    @property
+    def logit_scale(self) -> float:
+        return self.entropic_scale if self.model_classifier.training else 1
 
-    def preprocess(self, inputs, targets):
+    @property
+    def mixes(self) -> bool:
+        return self.regularization == "fpr"
+
+    def unmixed(self, batch_size: int) -> int:
+        return max(batch_size // 2, 1) if self.mixes else batch_size
+
+    def preprocess(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Shuffle the batch and, with FPR, mix its second half. (B, …) inputs, (B) targets; returns new tensors.
 
-        Without FPR the inputs may have any shape; with it they must be images (B, C, H, W) of at least 2×2 pixels,
-        else ValueError. For an odd B the mixed half is the larger one.
+        Without FPR the inputs may have any shape; with it they must be images (B, C, H, W) of at least 2×2 pixels and
+        the targets class numbers, else ValueError. For an odd B the mixed half is the larger one.
         """
+        if self.mixes:
+            class_targets(targets, SOFT)
         order = torch.randperm(len(inputs), device=inputs.device)
         inputs, targets = inputs[order], targets[order]
-        if self.regularization == "fpr" and len(inputs) > 1:
+        if self.mixes and len(inputs) > 1:
             plain = self.unmixed(len(inputs))
             inputs = torch.cat([inputs[:plain], mix_quadrants(inputs[plain:])])
         return inputs, targets
 
-    def forward(self, logits, targets, debug=False, precompute_thresholds=False):
-        """As LossSecondPart; with `precompute_thresholds` the batch's scores also count towards the thresholds."""
-        partition = "train" if self.model_classifier.training else "validation"
-        if partition != self._partition:  # a change of mode begins a new pass
-            self._partition = partition
-            self.accumulated_batches = 0
-            self.accumulated_scores = {name: [] for name in PARTITIONS}
+    def forward(
+        self, logits: Tensor, targets: Tensor, debug: bool = False, precompute_thresholds: bool = False
+    ) -> Any:
+        """As LossSecondPart. With `precompute_thresholds` the batch's scores also count towards the thresholds of its
+        pass. A pass begins where `train()` or `eval()` was called on the classifier or its model, also when the mode
+        stays the same, and where the temperature has changed. `classifier.set_thresholds` needs no such bookkeeping.
+        """
         if precompute_thresholds:
-            self._accumulate(logits, partition)
+            self._accumulate(logits)
         return super().forward(logits, targets, debug)
 
-    def loss_of(self, logits, targets):
-        if not self.model_classifier.training:
-            return F.cross_entropy(logits, targets)
-        logits = self.entropic_scale * logits
-        plain = self.unmixed(len(logits))
-        if plain == len(logits):
-            return F.cross_entropy(logits, targets)
-        cross_entropy = F.cross_entropy(logits[:plain], targets[:plain])
+    def loss_of(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if not self.mixes:
+            return super().loss_of(logits, targets)
+        class_targets(targets, SOFT)
+        plain = self._plain_rows(len(logits))
+        if logits.dim() < 2 or plain == len(logits):
+            return super().loss_of(logits, targets)
+        logits = self.scaled(logits)
+        cross_entropy = mean_cross_entropy(logits[:plain], targets[:plain])
         log_p = logits[plain:].log_softmax(1)  # (m, C)
         q = fractional_targets(targets[plain:], logits.shape[1], log_p.dtype)  # (m, C)
-        divergence = F.kl_div(log_p, q, reduction="batchmean")
+        divergence = F.kl_div(log_p, q, reduction="sum") / q.sum().clamp(min=1)  # q.sum(): the rows that count
         return (cross_entropy + self.alpha * divergence) / 2
 
-    def _accumulate(self, logits, partition):
-        self.accumulated_scores[partition].append(self.model_classifier.scores(logits.detach()))
+    def split_targets(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        plain = self._plain_rows(len(targets))
+        if plain == len(targets):
+            return super().split_targets(targets)
+        classes, weights = super().split_targets(targets[:plain])
+        mixed, known = four_classes(targets[plain:])  # (m, 4), (m)
+        mixed_weights = self.alpha * known.float() / known.sum().clamp(min=1)
+        return torch.cat([classes, mixed]), torch.cat([weights, mixed_weights]) / 2
+
+    def partial_loss(self, logits: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
+        return self.divergence(logits, classes, weights)
+
+    def _plain_rows(self, batch_size: int) -> int:
+        """How many leading rows the loss takes as images of one class: in evaluation nothing is mixed."""
+        return self.unmixed(batch_size) if self.model_classifier.training else batch_size
+
+    def _accumulate(self, logits: Tensor) -> None:
+        classifier = self.model_classifier
+        partition = "train" if classifier.training else "validation"
+        this_pass = (partition, getattr(classifier, "_passes", 0), float(classifier.temperature))
+        if this_pass != self._pass:
+            self._pass = this_pass
+            self.accumulated_batches = 0
+            self.accumulated_scores = {name: [] for name in PARTITIONS}
+        self.accumulated_scores[partition].append(classifier.scores(logits.detach()))
         self.accumulated_batches += 1
         if self.accumulated_batches >= self.batches_to_accumulate:
-            self.model_classifier.store_thresholds(torch.cat(self.accumulated_scores[partition]), partition)
+            classifier.store_thresholds(torch.cat(self.accumulated_scores[partition]), partition)
 
 
-def mix_quadrants(images):
+def mix_quadrants(images: Tensor) -> Tensor:
     """Every image keeps its top-left quadrant and takes the other three, in place, from the three images before it.
 
     (m, C, H, W) → new (m, C, H, W): bottom-left from image i−1, top-right from i−2, bottom-right from i−3, modulo m;
@@ -140,11 +173,19 @@ def mix_quadrants(images):
     return mixed
 
 
-def fractional_targets(targets, num_classes, dtype=torch.float32):
-    """¼ for the class of each of the four images in a mixed one: (m) int64 → (m, C), rows sum to 1.
+def fractional_targets(targets: Tensor, num_classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """¼ for the class of each of the four images in a mixed one: (m) integers → (m, C), rows sum to 1.
 
-    The same class twice adds up to ½, and so on.
+    The same class twice adds up to ½, and so on. The row is 0 where one of the four classes is −100.
     """
-    four = torch.stack([targets.roll(k) for k in range(4)], 1)  # (m, 4)
-    quarters = torch.full(four.shape, 0.25, dtype=dtype, device=targets.device)
+    four, known = four_classes(targets)  # (m, 4), (m)
+    quarters = (known.to(dtype) / 4)[:, None].expand(-1, 4)
     return torch.zeros(len(four), num_classes, dtype=dtype, device=targets.device).scatter_add_(1, four, quarters)
+
+
+def four_classes(targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The classes of the four images that `mix_quadrants` puts into each: (m) → (m, 4) int64; and whether all four are
+    known, (m) bool. Where they are not (−100) the classes are 0."""
+    four = torch.stack([targets.long().roll(k) for k in range(4)], 1)  # (m, 4)
+    known = (four != IGNORED).all(1)  # (m)
+    return four.masked_fill(~known[:, None], 0), known

@@ -1,24 +1,26 @@
 """IsoMax (Macêdo et al., "Entropic Out-of-Distribution Detection", arXiv 1908.05569): distances instead of products."""
-import torch
-import torch.nn.functional as F
-from torch import nn
+from __future__ import annotations
 
-from .base import LossFirstPart, LossSecondPart
-from .distances import euclidean_distances
+import torch
+from torch import Tensor, nn
+
+from . import distances
+from .base import LossFirstPart
+from .criterion import LossSecondPart
 
 
 class IsoMaxLossFirstPart(LossFirstPart):
-    """logits = −‖f − p_j‖₂, divided by the temperature; the prototypes start at zero."""
+    """logits = −‖f − p_j‖₂, divided by the temperature; the prototypes start at zero. Arguments: see LossFirstPart."""
 
     score_type = "ES"
+    sees_to_precision = True
 
-    def __init__(self, num_features, num_classes, temperature=1.0):
+    def __init__(self, num_features: int, num_classes: int, temperature: float = 1.0) -> None:
         super().__init__(num_features, num_classes, temperature)
-        self.temperature = temperature
         self.prototypes = nn.Parameter(torch.zeros(num_classes, num_features))
 
-    def logits(self, features):
-        return euclidean_distances(features, self.prototypes) / -self.temperature
+    def logits(self, features: Tensor) -> Tensor:
+        return distances.euclidean_distance_logits(features, self.prototypes, self.temperature)
 
 
 class IsoMaxLossSecondPart(LossSecondPart):
@@ -27,9 +29,12 @@ class IsoMaxLossSecondPart(LossSecondPart):
     Everything else, from accuracy to detection, uses the logits without that scale.
     """
 
-    def __init__(self, model_classifier, entropic_scale=10.0):
-        super().__init__(model_classifier)
+    def __init__(
+        self, model_classifier: LossFirstPart, entropic_scale: float = 10.0, *, label_smoothing: float = 0.0
+    ) -> None:
+        super().__init__(model_classifier, label_smoothing=label_smoothing)
         self.entropic_scale = entropic_scale
 
-    def loss_of(self, logits, targets):
-        return F.cross_entropy(self.entropic_scale * logits, targets)
+    @property
+    def logit_scale(self) -> float:
+        return self.entropic_scale

@@ -1,13 +1,13 @@
-"""How well one score tells in-distribution from out-of-distribution samples."""
+"""How well one score separates in-distribution from out-of-distribution samples."""
 import numpy as np
 from scipy.integrate import trapezoid
 
 
-def detection_metrics(in_scores, out_scores):
+def detection_metrics(id_scores, ood_scores):
     """Threshold-free and 95 % metrics of a score that is larger for in-distribution samples.
 
     Args:
-        in_scores, out_scores: one number a sample, any shape, at least one each; arrays or CPU tensors.
+        id_scores, ood_scores: one number a sample, any shape, at least one each; arrays or CPU tensors.
 
     Returns:
         dict of fractions in [0, 1]. Equal scores count as a curve through their joint step, so ties cost and gain half.
@@ -23,9 +23,9 @@ def detection_metrics(in_scores, out_scores):
     Raises:
         ValueError: a side is empty or holds NaN or infinity.
     """
-    in_scores, out_scores = _checked(in_scores, "in_scores"), _checked(out_scores, "out_scores")
-    n, m = len(in_scores), len(out_scores)
-    scores = np.concatenate([in_scores, out_scores])
+    id_scores, ood_scores = checked_scores(id_scores, "id_scores"), checked_scores(ood_scores, "ood_scores")
+    n, m = len(id_scores), len(ood_scores)
+    scores = np.concatenate([id_scores, ood_scores])
     order = np.argsort(scores)[::-1]  # the one sort: everything below is sums along it
     ordered = scores[order]
     last = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), n + m - 1)  # of each group of equal scores
@@ -49,10 +49,11 @@ def _area_under_precision_recall(hits, alarms):
     return float(trapezoid(precision, hits / hits[-1]))
 
 
-def _checked(scores, name):
+def checked_scores(scores, name):
+    """(n) float64 of scores of any shape. ValueError when there are none, or NaN or infinite ones."""
     scores = np.asarray(scores, dtype=np.float64).ravel()
     if scores.size == 0:
-        raise ValueError(f"{name} is empty: no sample to tell apart")
+        raise ValueError(f"{name} is empty: there is no sample to separate")
     if not np.isfinite(scores).all():
         raise ValueError(f"{name} holds {np.sum(~np.isfinite(scores))} NaN or infinite values of {scores.size}")
     return scores

@@ -3,10 +3,8 @@
 SDDE's aggregations under their names in its released code. z̄ is the mean over members of z/T. T, a temperature of
 in-distribution validation images, changes the order of the samples only where SCORES says so. Probabilities are ranked
 by log odds, so that none of them ties at 1. Pure functions of torch tensors, meant for float64. For one member,
-standard deviations are 0.
+standard deviations are 0. Torch itself is imported only where scores are computed: tables need the names alone.
 """
-import torch
-
 from .scores import mps
 
 
@@ -21,14 +19,14 @@ def prob_average(z):
 
 
 def prob_minmax(z):
-    """The least sure member's largest probability, in log odds."""
+    """The least confident member's largest probability, in log odds."""
     return mps(z).amin(0)
 
 
 def prob_maxstd(z):
     """Minus the standard deviation (N − 1) over members of their largest probability; of its distance to 1, which keeps
     the digits that a probability near 1 has lost."""
-    return -spread(torch.sigmoid(-mps(z)))
+    return -spread((-mps(z)).sigmoid())
 
 
 def logit_average(z):
@@ -68,7 +66,7 @@ def average_energy(z):
 
 
 def spread(values):
-    return values.std(0) if len(values) > 1 else torch.zeros_like(values[0])
+    return values.std(0) if len(values) > 1 else values.new_zeros(values.shape[1:])
 
 
 # name → (function, whether the temperature changes the order)
@@ -81,7 +79,10 @@ SCORES = {
 
 
 def ensemble_scores(logits, temperature=1.0):
-    """name → (n) float64 of every score, members' logits (N, n, L) and aggregated ones divided by the temperature."""
+    """name → (n) float64 of every score, members' logits (N, n, L) and aggregated ones divided by the temperature.
+    ValueError when the logits have another number of dimensions."""
+    import torch
+
     z = torch.as_tensor(logits).double() / temperature
     if z.dim() != 3:
         raise ValueError(f"expected members' logits (N, n, L), got {tuple(z.shape)}")

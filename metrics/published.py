@@ -5,20 +5,55 @@ the precision-recall areas end in fixed points, (recall 0, precision 0) and (rec
 curve point whose TPR is nearest to 95 %. On scores without ties the areas agree to about 1e-4; a float32 softmax makes
 many ties.
 """
+from typing import NamedTuple
+
 import numpy as np
 from scipy.integrate import trapezoid
+from scipy.optimize import minimize
 
-from .calibration import log_losses
-from .detection import _checked
+from .calibration import TEMPERATURES, binned_gap, checked_labels, log_losses
+from .detection import checked_scores
 
 
-def published_detection_metrics(in_scores, out_scores):
+class PublishedTemperature(NamedTuple):
+    """What DisMax's release gets for one run: `temperature`, `ece` at it (a fraction), and whether it is `dropped`."""
+
+    temperature: float
+    ece: float
+    dropped: bool
+
+
+def published_temperature(logits, labels):
+    """The temperature by DisMax's calibrate.py: its local search for the least ECE, and its dropping rule.
+
+    L-BFGS-B of SciPy from T = 1 with bounds [0.001, 100] and SciPy's default gradient (differences over 1e-8) minimises
+    the expected calibration error, which jumps; so the search may stop far from the minimum. A run whose T ends at a
+    bound gets no row in the release's table: `dropped`. `fit_temperature(…, "ece")` is the true minimum.
+
+    Args:
+        logits: (n, C); labels: (n) integers.
+
+    Returns:
+        PublishedTemperature. ValueError as `fit_temperature`.
+    """
+    logits, labels = checked_labels(logits, labels)
+    shifted, correct = logits - logits.max(1, keepdims=True), logits.argmax(1) == labels
+
+    def ece(t):
+        return binned_gap(1 / np.exp(shifted / t).sum(1), correct)  # the largest probability is exp(0) over the sum
+
+    found = minimize(ece, np.ones(1), method="L-BFGS-B", bounds=[TEMPERATURES])
+    lowest, highest = TEMPERATURES
+    return PublishedTemperature(float(found.x[0]), float(found.fun), not lowest < found.x[0] < highest)
+
+
+def published_detection_metrics(id_scores, ood_scores):
     """As `detection_metrics` but for `fpr95`, by the published rules. In-distribution has the larger score."""
-    in_scores, out_scores = _checked(in_scores, "in_scores"), _checked(out_scores, "out_scores")
-    n, m = len(in_scores), len(out_scores)
+    id_scores, ood_scores = checked_scores(id_scores, "id_scores"), checked_scores(ood_scores, "ood_scores")
+    n, m = len(id_scores), len(ood_scores)
     is_out = np.repeat([0, 1], [n, m])
-    # ascending; at a tie the in sample first, since a stable sort leaves it so
-    order = np.argsort(np.concatenate([in_scores, out_scores]), kind="stable")
+    # ascending; at a tie the in-distribution sample first, since a stable sort leaves it so
+    order = np.argsort(np.concatenate([id_scores, ood_scores]), kind="stable")
     # raise the threshold over one sample after the other: how many of each class stay accepted, n + m + 1 points
     in_left = n - np.concatenate([[0], np.cumsum(1 - is_out[order])])
     out_left = m - np.concatenate([[0], np.cumsum(is_out[order])])

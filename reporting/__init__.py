@@ -1,1 +1,1 @@
-"""What analyze.py writes: tables, verdicts, pictures, a page."""
+"""What analyze.py writes: tables, verdicts, figures and a page."""

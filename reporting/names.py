@@ -1,13 +1,42 @@
-"""What methods, networks and sets are called in tables and figures; the tables have them in this order."""
-from data.datasets import CATALOG
+"""What methods, networks and data sets are called in tables, in which order, and which score a method is ranked by.
 
-METHODS = {"softmax": "SoftMax", "isomax": "IsoMax", "isomaxplus": "IsoMax+", "dismax": "DisMax",
-           "dismax_fpr": "DisMax†"}
-ENSEMBLES = {"de": "DE", "ncl": "NCL", "adp": "ADP", "adp_stable": "ADP, stable",
-             "dice": "DICE", "dice_stable": "DICE, stable", "gradcam": "SDDE",
-             "input_gradient": "input gradient", "oe": "OE", "gradcam_oe": "SDDE + OE"}
-MODELS = {"densenetbc100": "DenseNetBC100", "resnet34": "ResNet34", "wideresnet2810": "WideResNet-28-10",
-          "resnet20": "ResNet20",
-          "resnet18_32x32": "ResNet18", "resnet18": "ResNet18", "resnet50": "ResNet50", "lenet": "LeNet"}
-ALL = {**ENSEMBLES, **METHODS}
-TITLES = {"tinyimagenet_resize": "TinyImageNet-r", "lsun_resize": "LSUN-r", **{k: v.title for k, v in CATALOG.items()}}
+recipes.py tells it. A name that is not registered is its own title, comes after the others, and is ranked by MPS:
+whatever has a run gets a row.
+"""
+import recipes
+from data.datasets import CATALOG
+from recipes import BLOCKS, METHODS, NETWORKS
+
+
+def title_of(name):
+    """What a method, a network or a data set is called."""
+    known = METHODS.get(name) or NETWORKS.get(name) or CATALOG.get(name)
+    return (known and known.title) or name
+
+
+def is_known(method):
+    return method in METHODS
+
+
+def is_dismax_method(method):
+    """Whether it is one of DisMax's methods: a single network."""
+    return method in METHODS and METHODS[method].paper == "dismax"
+
+
+def in_order(names):
+    """Methods or networks: ensembles, single networks and networks in the order of recipes.py, then the others."""
+    registered = sorted(METHODS, key=is_dismax_method)  # sorting keeps the order of equals
+    known = [name for name in (*registered, *NETWORKS) if name in names]
+    return known + sorted(set(names) - set(known))
+
+
+def dismax_score(dataset, method, group):
+    """The score that DisMax's paper ranks a method by in its column for this group of OOD sets; MPS by default."""
+    return recipes.dismax_score(dataset, method, group)
+
+
+def sdde_score(dataset, method):
+    """The score of SDDE's released script for a method, or for the published form of one; None without a script."""
+    published = method.removesuffix("_stable")
+    released = {name for block in BLOCKS if block.paper == "sdde" for name in block.methods}
+    return recipes.sdde_score(dataset, published) if published in released else None

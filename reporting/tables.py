@@ -1,40 +1,158 @@
-"""A table four ways: on the terminal, as Markdown, as LaTeX, as HTML."""
+"""A table in five forms: on the terminal, as Markdown, LaTeX and HTML, and its numbers as CSV.
+
+Whatever comes from a run's files (names, devices, notes) is escaped for the form that it is written in.
+"""
+import csv
 import html
+import io
+import math
+import os
+import re
+import shutil
+import sys
+import textwrap
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tabulate import tabulate
 
 from utils.io import write_text
 
-LATEX = {"%": r"\%", "±": r"$\pm$", "Δ": r"$\Delta$", "−": "$-$", "†": r"$\dagger$", "–": "--", "τ": r"$\tau$",
-         "_": r"\_"}
+LATEX = str.maketrans({
+    "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": "$<$", ">": "$>$", "|": "$|$", "±": r"$\pm$",
+    "Δ": r"$\Delta$", "−": "$-$", "†": r"$\dagger$", "–": "--", "τ": r"$\tau$", "×": r"$\times$", "≤": r"$\leq$",
+    "·": r"$\cdot$", "²": "$^2$", "√": r"$\surd$"})
+MARKDOWN = re.compile(r"[\\`|<>\[\]$&]|(?<!\w)_|_(?!\w)|\*(?=\S)|(?<=\S)\*")
 
 
-def publish(path, title, parts, legend, show=True):
-    """Write path.md and path.tex, print the tables too if `show`, and return them as HTML.
+class Section(NamedTuple):
+    """One table of a page, of one network as a rule."""
 
-    Args:
-        parts: (name, headers, rows of strings, note) of each table.
-        legend: what the reader must know; stands once, at the end.
-    """
-    markdown, latex, page = [f"# {title}\n"], [], [f"<h1>{html.escape(title)}</h1>"]
-    for name, headers, rows, note in parts:
-        if show:
-            print(f"\n{title}, {name}\n\n{tabulate(rows, headers, disable_numparse=True)}\n\n{note}")
-        markdown.append(f"## {name}\n\n{tabulate(rows, headers, tablefmt='github', disable_numparse=True)}\n\n{note}\n")
+    name: str
+    headers: list
+    rows: list  # of lists of strings
+    note: str = ""  # what these rows are made of
+
+
+@dataclass
+class Table:
+    """What belongs on one page and in one set of files."""
+
+    name: str  # of its files
+    title: str
+    sections: list
+    legend: str  # what the reader must know; an indented line goes on the one before
+    tidy: list = field(default_factory=list)  # the numbers, a dict a row
+    shown: bool = True  # on the terminal
+
+
+def publish(table, folder):
+    """Write a table to folder/<name>.csv, .md and .tex, print it if it is to be shown, and return it as HTML."""
+    if table.shown:
+        print(terminal(table, terminal_width()))
+    write_text(folder / f"{table.name}.csv", as_csv(table.tidy))
+    write_text(folder / f"{table.name}.md", markdown(table))
+    write_text(folder / f"{table.name}.tex", latex(table))
+    return as_html(table)
+
+
+def as_csv(rows):
+    """Comma-separated; of numbers that do not exist (NaN) nothing."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: "" if isinstance(value, float) and math.isnan(value) else value
+                          for name, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def markdown(table):
+    lines = [f"# {in_markdown(table.title)}\n"]
+    for name, headers, rows, note in table.sections:
+        cells = [[in_markdown(cell) for cell in row] for row in rows]
+        drawn = tabulate(cells, [in_markdown(cell) for cell in headers], tablefmt="github", disable_numparse=True)
+        lines.append(f"## {in_markdown(name)}\n\n{drawn}\n\n{in_markdown(note)}\n")
+    return "\n".join([*lines, paragraphs(table.legend)]) + "\n"
+
+
+def latex(table):
+    parts = []
+    for name, headers, rows, note in table.sections:
         cells = [[in_latex(cell) for cell in row] for row in rows]
-        table = tabulate(cells, map(in_latex, headers), tablefmt="latex_raw", disable_numparse=True)
-        latex.append(f"% {title}, {name}. {note}\n{table}\n")
-        table = tabulate(rows, headers, tablefmt="html", disable_numparse=True)
-        page.append(f"<h2>{html.escape(name)}</h2>{table}<p>{html.escape(note)}</p>")
-    if show:
-        print(f"\n{legend}\n")
-    paragraphs = legend.replace("\n  ", " ").replace("\n", "\n\n")  # a line that is indented goes on the one before
-    write_text(path.with_suffix(".md"), "\n".join([*markdown, paragraphs]) + "\n")
-    write_text(path.with_suffix(".tex"), "\n".join(latex))
-    return "\n".join([*page, f"<pre>{html.escape(legend)}</pre>"])
+        drawn = tabulate(cells, [in_latex(cell) for cell in headers], tablefmt="latex_raw", disable_numparse=True)
+        parts.append(f"% {one_line(f'{table.title}, {name}. {note}')}\n{drawn}\n")
+    return "\n".join(parts)
+
+
+def as_html(table):
+    anchor = html.escape(table.name, quote=True)
+    parts = [f'<h2 id="{anchor}">{html.escape(one_line(table.title))}</h2>']
+    for name, headers, rows, note in table.sections:
+        cells = [[one_line(cell) for cell in row] for row in rows]
+        drawn = tabulate(cells, [one_line(cell) for cell in headers], tablefmt="html", disable_numparse=True)
+        parts.append(f'<h3>{html.escape(one_line(name))}</h3><div class="table">{drawn}</div>'
+                     f"<p>{html.escape(one_line(note))}</p>")
+    legend = "".join(f"<p>{html.escape(line)}</p>" for line in paragraphs(table.legend).split("\n\n"))
+    return "\n".join([*parts, f'<div class="legend">{legend}</div>'])
+
+
+# ---- on the terminal ----
+
+def terminal_width():
+    """Columns of the terminal, or of the environment's COLUMNS; None where the output goes to a file."""
+    if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit():
+        return shutil.get_terminal_size().columns
+    return None
+
+
+def terminal(table, width=None):
+    """The table as text; one that is wider than `width` in several pieces, each with the first two columns."""
+    parts = []
+    for name, headers, rows, note in table.sections:
+        pieces = "\n\n".join(pieces_of([one_line(cell) for cell in headers],
+                                       [[one_line(cell) for cell in row] for row in rows], width))
+        parts.append(f"\n{one_line(f'{table.title}, {name}')}\n\n{pieces}\n\n{wrapped(one_line(note), width)}")
+    legend = "\n".join(wrapped(line, width) for line in paragraphs(table.legend).split("\n\n"))
+    return "\n".join([*parts, f"\n{legend}\n"])
+
+
+def pieces_of(headers, rows, width):
+    """The columns in as few pieces as fit."""
+    def drawn(columns):
+        return tabulate([[row[k] for k in columns] for row in rows], [headers[k] for k in columns],
+                        disable_numparse=True)
+
+    first, rest = [0, 1], list(range(2, len(headers)))
+    while rest:
+        taken = len(rest)
+        while width and taken > 1 and max(map(len, drawn(first + rest[:taken]).splitlines())) > width:
+            taken -= 1
+        yield drawn(first + rest[:taken])
+        rest = rest[taken:]
+
+
+def wrapped(line, width):
+    return textwrap.fill(line, width, subsequent_indent="  ") if width else line
+
+
+# ---- escaping ----
+
+def one_line(text):
+    """Without line ends and control characters, which a name from a file may have."""
+    return re.sub(r"\s+", " ", "".join(letter if letter.isprintable() else " " for letter in str(text))).strip()
+
+
+def in_markdown(text):
+    return MARKDOWN.sub(lambda match: {"<": "&lt;", ">": "&gt;", "&": "&amp;"}.get(match[0], f"\\{match[0]}"),
+                        one_line(text))
 
 
 def in_latex(text):
-    for symbol, command in LATEX.items():
-        text = text.replace(symbol, command)
-    return text
+    return one_line(text).translate(LATEX)
+
+
+def paragraphs(legend):
+    """Each line a paragraph; a line that is indented goes on the one before."""
+    return legend.strip().replace("\n  ", " ").replace("\n", "\n\n")

@@ -64,10 +64,10 @@ def do(*words):
 
 def scores_of(run, method, dataset):
     """AUROC in per cent by the method's own score: of the validation outliers, and the mean over the near sets."""
-    metrics = pd.read_csv(run / "metrics.csv", keep_default_na=False)
-    chosen = metrics[(metrics.benchmark == "openood") & (metrics.weights == "best") & (metrics.metric == "auroc")
+    metrics = pd.DataFrame(run_dir.read_metrics(run), columns=run_dir.METRIC_COLUMNS)
+    chosen = metrics[(metrics.benchmark == "openood") & (metrics.checkpoint == "best") & (metrics.metric == "auroc")
                      & (metrics.score == sdde_score(dataset, method))]
-    return {name: 100 * chosen[chosen.group == group].value.mean()
+    return {name: 100 * chosen[chosen.ood_group == group].value.mean()
             for name, group in (("validation", "validation"), ("published", "near"))}
 
 

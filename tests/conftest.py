@@ -1,23 +1,24 @@
 """Prepared digits and a finished run or two, made once for all tests that look at them; official files in miniature;
 runs with made-up metrics."""
 import io
-import json
 import tarfile
 from dataclasses import replace
 from hashlib import md5
 from pathlib import Path
 from urllib.parse import urlsplit
+from zlib import crc32
 
 import forked
-import pandas as pd
 import pytest
 import torch
 
 from data.datasets import CATALOG
 from data.sources import download
 from data.sources.plan import files_of
+from data.sources.registry import SOURCES
 from engine import checkpoint
 from recipes import method_of, name_of, recipe_of
+from utils import run_dir
 from utils.run_dir import Run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,20 +58,29 @@ def run_like(name, model="lenet", dataset="digits", choices=None, **recipe):
     return Run(Path(), dataset, model, name_of(base, method), 1, method, changed)
 
 
-def made_up_run(results_dir, dataset, model, loss, seed, rows, overrides=None):
-    """The two files of an evaluated run that analyze.py reads, with metrics of our choice.
+def made_up_run(results_dir, dataset, model, method, seed, rows, overrides=None, log=None, **config):
+    """The three files of an evaluated run that analyze.py reads, with metrics of our choice. Returns its folder.
 
     Args:
-        rows: (benchmark, set, group, weights, score, metric, value) and sometimes a note.
+        rows: (benchmark, dataset, ood_group, checkpoint, score, metric, value) and sometimes a note.
+        log: a dict an epoch; by default 300 epochs of one accuracy. config: entries of config.json.
     """
-    run = results_dir / dataset / model / loss / f"seed{seed}"
-    run.mkdir(parents=True)
-    (run / "config.json").write_text(json.dumps({
-        "run": {"dataset": dataset, "model": model, "method": loss, "seed": seed}, "recipe": {"epochs": 300},
-        "overrides": overrides or {}, "parameters": 1, "last_accuracy": 0.5, "best_accuracy": 0.5, "best_epoch": 1,
-        "wall_clock_seconds": 60, "sessions": [{"device": "made up", "torch": "0", "commit": "0"}]}))
-    columns = ["benchmark", "set", "group", "weights", "score", "metric", "value", "note"]
-    pd.DataFrame([(*row, "")[:8] for row in rows], columns=columns).to_csv(run / "metrics.csv", index=False)
+    run = run_dir.run_folder(results_dir, dataset, model, method, seed)
+    seconds = crc32(str(run).encode()) / 1e9  # no two runs ever took the same time
+    log = log or [{"epoch": epoch, "selection_acc": 0.5, "seconds": seconds} for epoch in range(1, 301)]
+    try:
+        members = method_of(method)[1].members
+    except ValueError:  # a method of nobody
+        members = 1
+    run_dir.write_json(run / "config.json", {
+        "run": {"dataset": dataset, "model": model, "method": method, "seed": seed}, "method": {"members": members},
+        "recipe": {"epochs": len(log)}, "overrides": overrides or {}, "parameters": 1, "selection_split": "validation",
+        "last_accuracy": log[-1]["selection_acc"], "best_accuracy": log[0]["selection_acc"], "best_epoch": 1,
+        "train_seconds": 50, "wall_clock_seconds": 60,
+        "sessions": [{"device": "made up", "torch": "0", "commit": "0"}], **config})
+    run_dir.write_log(run, log)
+    run_dir.write_metrics(run, rows)
+    return run
 
 
 @pytest.fixture(autouse=True)
@@ -99,24 +109,24 @@ def put(folder, contents, *paths):
 
 @pytest.fixture
 def official(monkeypatch):
-    """Put bytes in the place of a set's official files: CATALOG's checksums become theirs. Returns path → bytes.
+    """Put bytes in the place of a set's official files: the registry's checksums become theirs. Returns path → bytes.
 
     files: split → the bytes of its parts; archive: the bytes of its archive, by default a tar of the parts.
     """
     def become(name, files=None, archive=None, **changes):
-        data_set, contents = CATALOG[name], {}
+        source, contents = SOURCES[name], {}
         parts = {}
         for split, ours in (files or {}).items():
             parts[split] = [replace(part, md5=md5(content).hexdigest(), raw_md5="")
-                            for part, content in zip(data_set.parts[split], ours)]
+                            for part, content in zip(source.parts[split], ours)]
             contents |= {part.path: content for part, content in zip(parts[split], ours)}
-        packed = data_set.archive
+        packed = source.archive
         if packed:
             contents[packed.path] = archive or tar_of(contents)
             packed = replace(packed, md5=md5(contents[packed.path]).hexdigest(), size=len(contents[packed.path]),
                              url="http://127.0.0.1:9/nothing")
-        monkeypatch.setitem(CATALOG, name, replace(
-            data_set, archive=packed, **{"parts": parts or data_set.parts, **changes}))
+        monkeypatch.setitem(SOURCES, name, replace(source, archive=packed, parts=parts or source.parts))
+        monkeypatch.setitem(CATALOG, name, replace(CATALOG[name], **changes))
         return contents
     return become
 

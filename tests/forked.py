@@ -32,6 +32,13 @@ def run(words, cwd, env=None, timeout=None):
         return subprocess.CompletedProcess(words, process.exitcode, *(path.read_text() for path in outputs))
 
 
+def start(words, cwd, env=None):
+    """The started process of `python words…`, its outputs thrown away: for those who want to kill it."""
+    process = server.Process(target=_inside, args=(words, str(cwd), dict(env or os.environ), [os.devnull] * 2))
+    process.start()
+    return process
+
+
 def _inside(words, cwd, env, outputs):
     for number, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)

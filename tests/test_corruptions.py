@@ -12,6 +12,9 @@ from conftest import put, script, tar_of
 from test_openood import give
 
 from data import corruptions, prepare
+from data.sources import corruptions as sources
+from data.sources.store import verify
+from utils import run_dir
 from utils.io import UserError
 
 rng = np.random.default_rng(0)
@@ -27,8 +30,8 @@ def arrays(monkeypatch):
         np.save(buffer, rng.integers(0, 10, shape, dtype=np.uint8))
         files[f"{name}.npy"] = buffer.getvalue()
     sums = {name: md5(content).hexdigest() for name, content in files.items()}
-    monkeypatch.setattr(corruptions, "ARRAYS", {name: (sums[f"{name}.npy"], "") for name in corruptions.ARRAYS})
-    monkeypatch.setitem(corruptions.LABELS_MD5, "cifar10_c", sums["labels.npy"])
+    monkeypatch.setattr(sources, "MD5S", {name: (sums[f"{name}.npy"], "") for name in corruptions.ARRAYS})
+    monkeypatch.setitem(sources.LABELS_MD5, "cifar10_c", sums["labels.npy"])
     return files
 
 
@@ -53,7 +56,7 @@ def test_the_official_arrays(tmp_path, arrays, official, layout, capsys):
     check(data, arrays)
     assert (data / "cifar10_c/fog.npy").is_symlink() == (layout == "folder"), "3 GB are not copied from a folder"
     before = {p: p.lstat().st_mtime_ns for p in data.rglob("*")}
-    assert prepare.prepare("cifar10_c", data, []) and prepare.verify("cifar10_c", data)
+    assert prepare.prepare("cifar10_c", data, []) and verify("cifar10_c", data)
     assert before == {p: p.lstat().st_mtime_ns for p in data.rglob("*")}
     opened = corruptions.open_corrupted("cifar10_c", "fog", 2, data, torch.device("cpu"))
     assert next(opened.eval_batches())[0].shape == (4, 3, 32, 32)
@@ -68,7 +71,7 @@ def test_a_damaged_array_is_named_and_the_others_work(tmp_path, arrays, capsys):
     said = capsys.readouterr().out
     assert "19 of 20 arrays" in said and "snow.npy is cut or altered" in said
     assert len(corruptions.available("cifar10_c", tmp_path / "data")) == 18 * 5
-    with pytest.raises(UserError, match="has no snow in severity 1 .* python data/corruptions.py cifar10 --severity 1"):
+    with pytest.raises(UserError, match="no snow in severity 1 .* data/sources/corruptions.py cifar10 --severity 1"):
         corruptions.read_corrupted("cifar10_c", "snow", 1, tmp_path / "data")
     with pytest.raises(UserError, match="has no 'rain' in severity 1: choose from gaussian_noise"):
         corruptions.read_corrupted("cifar10_c", "rain", 1, tmp_path / "data")
@@ -76,7 +79,7 @@ def test_a_damaged_array_is_named_and_the_others_work(tmp_path, arrays, capsys):
     (tmp_path / "data/cifar10_c/fog.npy").write_bytes(b"bit rot")
     with pytest.raises(UserError, match="fog in .* is damaged"):
         corruptions.read_corrupted("cifar10_c", "fog", 1, tmp_path / "data")
-    assert not prepare.verify("cifar10_c", tmp_path / "data")
+    assert not verify("cifar10_c", tmp_path / "data")
 
 
 def test_a_set_of_our_own_is_marked_repeatable_and_gives_way_to_the_official(tmp_path, arrays, monkeypatch, capsys):
@@ -89,26 +92,26 @@ def test_a_set_of_our_own_is_marked_repeatable_and_gives_way_to_the_official(tmp
     monkeypatch.setitem(sys.modules, "imagecorruptions", types.SimpleNamespace(
         corrupt=corrupt, **dict.fromkeys(corruptions.ARRAYS, lambda x, severity: x)))
     give(tmp_path, "cifar10", labels=np.arange(10))
-    corruptions.make("cifar10", ["snow", "fog", "contrast"], [1, 5], 6, tmp_path)
+    sources.make("cifar10", ["snow", "fog", "contrast"], [1, 5], 6, tmp_path)
     said = capsys.readouterr().out
     assert "4 arrays of 6 images" in said and "could not make: fog 1 (`np.float_` was removed" in said
     assert corruptions.available("cifar10_c", tmp_path) == [("snow", 1), ("snow", 5), ("contrast", 1), ("contrast", 5)]
     first, labels = corruptions.read_corrupted("cifar10_c", "contrast", 5, tmp_path)
     assert first.shape == (6, 32, 32, 3) and first.dtype == np.uint8 and labels.tolist() == list(range(6))
     assert "not CIFAR-10-C but made from the test images" in corruptions.note("cifar10_c", "contrast", 5, tmp_path)
-    corruptions.make("cifar10", ["contrast"], [5], 6, tmp_path)
+    sources.make("cifar10", ["contrast"], [5], 6, tmp_path)
     assert np.array_equal(corruptions.read_corrupted("cifar10_c", "contrast", 5, tmp_path)[0], first)
-    assert len(corruptions.available("cifar10_c", tmp_path)) == 4 and prepare.verify("cifar10_c", tmp_path)
+    assert len(corruptions.available("cifar10_c", tmp_path)) == 4 and verify("cifar10_c", tmp_path)
     put(tmp_path / "mirror/CIFAR-10-C", arrays)
     assert prepare.prepare("cifar10_c", tmp_path, [tmp_path / "mirror"])
     check(tmp_path, arrays)
-    assert "arrays made here, see corruptions.py" in capsys.readouterr().out
+    assert "arrays made here, see data/corruptions.py" in capsys.readouterr().out
 
 
 def test_without_the_package_the_way_to_it_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
     with pytest.raises(UserError, match="pip install imagecorruptions-imaug"):
-        corruptions.make("cifar10", ["snow"], [1], 1, tmp_path)
+        sources.make("cifar10", ["snow"], [1], 1, tmp_path)
 
 
 def test_images_without_corruption_score_as_the_clean_ones_do(tmp_path, arrays):
@@ -127,9 +130,11 @@ def test_images_without_corruption_score_as_the_clean_ones_do(tmp_path, arrays):
            "--epochs", 1, "--device", "cpu", "--data-dir", data, "--results-dir", tmp_path)
     run = tmp_path / "cifar10/resnet18_32x32/de-2-none/seed1"
     script("evaluate.py", run, "--device", "cpu", "--data-dir", data)
-    found = pd.read_csv(run / "metrics.csv")
-    found = found[(found.benchmark == "openood") & (found.weights == "last")].set_index("group")
-    clean, fog = ({row.metric: row.value for row in found.loc[group].itertuples() if row.set in ("cifar10", name)}
+    found = pd.DataFrame(run_dir.read_metrics(run), columns=run_dir.METRIC_COLUMNS)
+    found = found[(found.benchmark == "openood") & (found.checkpoint == "last")].set_index("ood_group")
+    clean, fog = ({row.metric: row.value for row in found.loc[group].itertuples() if row.dataset in ("cifar10", name)}
                   for group, name in (("id", ""), ("corrupted_1", "cifar10_c_fog")))
+    by_clean = {metric: fog.pop(f"{metric}_clean_temperature") for metric in ("ece", "nll", "brier")}
     assert fog.keys() == clean.keys() and fog == pytest.approx(clean)
-    assert set(found.loc["corrupted_5"].set) == {"cifar10_c_fog", "cifar10_c_snow"}
+    assert by_clean == pytest.approx({metric: clean[metric] for metric in by_clean}), "it is fitted on the same images"
+    assert set(found.loc["corrupted_5"].dataset) == {"cifar10_c_fog", "cifar10_c_snow"}

@@ -324,16 +324,16 @@ def test_every_method_leaves_its_terms_in_the_log(trained):
 
 def test_tables_of_ensembles(trained):
     said = script("analyze.py", "--results-dir", trained).stdout
-    assert "openood, LeNet" in said and "SDDE" in said and "dismax-2-gradcam" in said and "ours, fair" in said
+    assert "openood, LeNet" in said and "SDDE" in said and "dismax-2-gradcam" in said and "ours, common score" in said
     tidy = pd.read_csv(trained / "tables/openood_digits.csv")
     metrics = pd.read_csv(trained / "digits/lenet/gradcam/seed1/metrics.csv", keep_default_na=False)
-    metrics = metrics[(metrics.benchmark == "openood") & (metrics.weights == "best") & (metrics.metric == "auroc")]
-    for protocol, score in (("as published", "minmax"), ("fair", "logit-average")):
-        row = tidy[(tidy.loss == "gradcam") & (tidy.protocol == protocol) & (tidy.column == "near AUROC (%)")].iloc[0]
-        value = metrics[(metrics.group == "near") & (metrics.score == score)].value
+    metrics = metrics[(metrics.benchmark == "openood") & (metrics.checkpoint == "best") & (metrics.metric == "auroc")]
+    for protocol, score in (("as published", "minmax"), ("common score", "logit-average")):
+        row = tidy[(tidy.method == "gradcam") & (tidy.protocol == protocol) & (tidy.column == "near AUROC (%)")].iloc[0]
+        value = metrics[(metrics.ood_group == "near") & (metrics.score == score)].value
         assert row.ours == pytest.approx(100 * value.mean())
     scores = pd.read_csv(trained / "tables/openood_digits_scores.csv")
-    assert set(scores.loss) == {"de", "ncl", "adp", "dice", "gradcam", "input_gradient", "de-5-none-digits",
+    assert set(scores.method) == {"de", "ncl", "adp", "dice", "gradcam", "input_gradient", "de-5-none-digits",
                                 "dismax-2-gradcam"}
     assert "minmax" in set(scores.score)
 

@@ -16,13 +16,13 @@ from conftest import ROOT, put
 from test_prepare import cifar_batches
 
 from data import loaders, prepare
-from data.datasets import CATALOG
 from data.sources import download
+from data.sources.registry import SOURCES
 from utils.io import UserError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 MD5 = md5(CONTENT).hexdigest()
-PATIENCE = download.Patience(timeout=5, tries=3, pause=0.01)  # a busy machine is not a stalled server
+RETRY = download.RetryPolicy(timeout=5, tries=3, pause=0.01)  # a busy machine is not a stalled server
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -89,7 +89,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(download, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(download, "RETRY", RETRY)
     server = Server()
     server.files["/file"] = CONTENT
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -117,7 +117,7 @@ def test_a_cut_download_goes_on_where_it_was(server, tmp_path):
 
 
 def test_silence_and_trickles_are_cut_short(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "PATIENCE", replace(PATIENCE, timeout=0.3))
+    monkeypatch.setattr(download, "RETRY", replace(RETRY, timeout=0.3))
     server.faults["/file"] = ["stall", "trickle"]
     start = time.monotonic()
     assert get(server, tmp_path) == CONTENT
@@ -149,7 +149,7 @@ def test_a_part_of_an_earlier_process_is_used_or_replaced(server, tmp_path):
 
 def test_wrong_bytes_are_named_with_both_checksums_and_not_kept(server, tmp_path):
     server.faults["/file"] = ["wrong", "wrong", "wrong"]
-    with pytest.raises(UserError, match=f"MD5 is {md5(bytes(len(CONTENT))).hexdigest()}, the publisher's is {MD5}"):
+    with pytest.raises(UserError, match=f"MD5 is {md5(bytes(len(CONTENT))).hexdigest()}, the official one is {MD5}"):
         get(server, tmp_path)
     assert not left(tmp_path) and len(server.asked) == 1
     server.faults["/file"] = ["cut", "wrong", "cut", "wrong"]  # once more from the beginning, then no more
@@ -186,7 +186,7 @@ def test_what_may_pass_is_tried_again_and_what_will_not_is_not(server, tmp_path)
 
 def test_giving_up_keeps_what_has_come(server, tmp_path):
     server.faults["/file"] = ["cut", "forget cut", "forget cut", "forget cut"]
-    with pytest.raises(UserError, match="150,000 bytes are kept: the same command goes on from there"):
+    with pytest.raises(UserError, match="150,000 bytes are kept: the same command continues from there"):
         get(server, tmp_path)
     assert left(tmp_path) == ["file.part"]
     assert get(server, tmp_path) == CONTENT and server.asked[-1] == ("/file", "bytes=150000-")
@@ -197,7 +197,7 @@ def test_more_than_the_file_can_have_is_stopped(server, tmp_path):
     with pytest.raises(UserError, match="sends more than 1,648,576 bytes"):
         get(server, tmp_path)
     server.faults["/file"] = ["huge"]
-    with pytest.raises(UserError, match="1,000,000,000,000,000 bytes long there, its publisher's file has 300,000"):
+    with pytest.raises(UserError, match="1,000,000,000,000,000 bytes long there, the official file has 300,000"):
         get(server, tmp_path)
     assert not left(tmp_path)
 
@@ -223,10 +223,10 @@ def test_two_at_once_fetch_a_file_once(server, tmp_path):
 
 def test_prepare_downloads_verifies_and_keeps_the_archive(server, tmp_path, official, monkeypatch, capsys):
     images, _, files = cifar_batches()
-    archive = official("cifar10", files)[CATALOG["cifar10"].archive.path]
+    archive = official("cifar10", files)[SOURCES["cifar10"].archive.path]
     server.files["/good"], server.faults["/good"] = archive, ["cut"]
-    monkeypatch.setitem(CATALOG, "cifar10", replace(
-        CATALOG["cifar10"], archive=replace(CATALOG["cifar10"].archive, url=f"{server.url}/good")))
+    monkeypatch.setitem(SOURCES, "cifar10", replace(
+        SOURCES["cifar10"], archive=replace(SOURCES["cifar10"].archive, url=f"{server.url}/good")))
     assert prepare.prepare("cifar10", tmp_path, [])
     assert np.array_equal(loaders.read_split("cifar10", "test", tmp_path)[0], images[50:])
     assert [p for p, _ in server.asked] == ["/good", "/good"], "one file for both splits"
@@ -242,7 +242,7 @@ def test_prepare_downloads_verifies_and_keeps_the_archive(server, tmp_path, offi
 def test_mirrors_with_an_address_are_tried_in_order(server, tmp_path, official, capsys):
     _, _, files = cifar_batches()
     contents = official("cifar10", files)
-    archive = CATALOG["cifar10"].archive
+    archive = SOURCES["cifar10"].archive
     server.files[f"/first/{archive.path}"] = b"something else"
     server.files[f"/third/cifar10/{archive.path}"] = contents[archive.path]
     mirrors = [f"{server.url}/{name}" for name in ("first", "second/", "third")]
@@ -262,15 +262,15 @@ def test_sets_side_by_side(server, tmp_path, official, monkeypatch, capsys):
     """--jobs: each set is whole, and one that fails does not hold up the others."""
     for name, label_key in (("cifar10", b"labels"), ("cifar100", b"fine_labels")):
         files = cifar_batches(label_key)[2]
-        archive = official(name, {"train": files["train"][:len(CATALOG[name].parts["train"])], "test": files["test"]})
-        server.files[f"/{CATALOG[name].archive.path}"] = archive[CATALOG[name].archive.path]
+        archive = official(name, {"train": files["train"][:len(SOURCES[name].parts["train"])], "test": files["test"]})
+        server.files[f"/{SOURCES[name].archive.path}"] = archive[SOURCES[name].archive.path]
     words = ["prepare.py", "cifar10", "cifar100", "svhn", "digits", "--jobs", "4", "--mirror", server.url, "--data-dir",
              str(tmp_path)]
     monkeypatch.setattr("sys.argv", words)
     with contextlib.suppress(SystemExit):
         prepare.main()
     said = capsys.readouterr().out
-    assert "Not complete: svhn. Everything else works" in said and "246 MB, http://ufldl" in said
+    assert "Not complete: svhn. Everything else works" in said and "246 MB, https://ufldl" in said
     assert all(loaders.available(name, "test", tmp_path) for name in ("cifar10", "cifar100", "digits"))
 
 

@@ -14,8 +14,8 @@ from torchvision.transforms import v2
 
 from data import loaders
 from data.datasets import IMAGENET200, sets_of
+from data.image_files import labelled_files
 from data.image_folder import FolderImages
-from data.imagenet_files import labelled_files
 from utils.io import UserError
 
 CPU = torch.device("cpu")
@@ -44,8 +44,9 @@ def imagenet(tmp_path, monkeypatch):
     return root
 
 
-def folder_images(root, **reading):
-    return FolderImages(root, CPU, 224, STATISTICS, **{"workers": 0, **reading})
+def folder_images(root, **options):
+    files, labels, _ = labelled_files(root)
+    return FolderImages(files, labels, CPU, 224, STATISTICS, **{"workers": 0, **options})
 
 
 # ---- which file is which class ----
@@ -58,8 +59,8 @@ def test_class_folders(imagenet, tmp_path):
     test = loaders.open_set("imagenet1k", "test", tmp_path, CPU)
     (images, labels), = test.eval_batches()
     assert images.shape == (3, 3, 224, 224) and labels.tolist() == [0, 1, 2] and images.isfinite().all()
-    assert loaders.digest_of("imagenet1k", "test", tmp_path) == "3 files in 3 folders"
-    assert [name.rsplit("/")[-2] for name in test.converted] == ["n00000002"], "CMYK files are counted"
+    assert loaders.digest_of("imagenet1k", "test", tmp_path).startswith("3 files in 3 folders, names ")
+    assert [name.rsplit("/")[-2] for name in test.cmyk] == ["n00000002"], "CMYK files are counted"
 
 
 def test_a_test_folder_with_fewer_classes_keeps_the_training_numbers(imagenet, tmp_path):
@@ -232,12 +233,12 @@ def test_pretrained_resnet18_is_torchvisions(imagenet, tmp_path):
     said = script("analyze.py", "--results-dir", tmp_path / "results").stdout
     assert "CHANGED: weights not trained here" in said and "69.9" in said
     with open(tmp_path / "results/tables/dismax_imagenet1k.csv") as file:
-        rows = [row for row in csv.DictReader(file) if row["loss"] == "softmax" and row["ours_n"] == "1"]
+        rows = [row for row in csv.DictReader(file) if row["method"] == "softmax-torchvision" and row["ours_n"] == "1"]
     assert rows and all(row["verdict"] == "" for row in rows), "never in the paper's row"
     torch.save(resnet18(num_classes=5).state_dict(), tmp_path / "other.pth")
     done = script(*[word if word != tmp_path / "resnet18.pth" else tmp_path / "other.pth" for word in words[:3]],
                   "--results-dir", tmp_path / "elsewhere", check=False)
-    assert done.returncode == 1 and "these are not weights of torchvision's ResNet18" in done.stderr
+    assert done.returncode == 1 and "does not fit resnet18" in done.stderr
     assert not list((tmp_path / "elsewhere").rglob("config.json"))
     assert json.loads((run / "config.json").read_text())["sessions"][0]["device"] == "none, not trained here"
 
@@ -248,12 +249,12 @@ def test_imagenet200_and_the_other_classes_are_parts_of_the_same_folders(tmp_pat
         for k, wnid in enumerate(["n01440764", *ours]):
             save(photo(k), tmp_path / "imagenet" / split / wnid / "x.JPEG")
     monkeypatch.setenv("IMAGENET_DIR", str(tmp_path / "imagenet"))
-    inside = loaders.open_set("imagenet200", "test", tmp_path, CPU, workers=0)
-    assert inside.classes == ours and inside.labels.tolist() == [0, 1]
-    shown = loaders.open_set("imagenet800", "train", tmp_path, CPU, like="imagenet200", workers=0)
-    assert shown.classes == ["n01440764"] and len(shown) == 1
-    assert loaders.digest_of("imagenet200", "train", tmp_path) == "2 files in 2 folders"
-    assert loaders.digest_of("imagenet800", "train", tmp_path, "imagenet200") == "1 files in 1 folders"
+    id_set = loaders.open_set("imagenet200", "test", tmp_path, CPU, workers=0)
+    assert id_set.classes == sorted(IMAGENET200) and id_set.classes[:2] == ours and id_set.labels.tolist() == [0, 1]
+    others = loaders.open_set("imagenet800", "train", tmp_path, CPU, id_dataset="imagenet200", workers=0)
+    assert others.classes == ["n01440764"] and len(others) == 1
+    assert loaders.digest_of("imagenet200", "train", tmp_path).startswith("2 files in 2 folders")
+    assert loaders.digest_of("imagenet800", "train", tmp_path, "imagenet200").startswith("1 files in 1 folders")
     assert loaders.names_of("imagenet200", "test", tmp_path) == [f"{wnid}/x.JPEG" for wnid in ours]
 
     for wnid in ("n01440764", *ours):  # the same from a flat folder, whose labels count all classes

@@ -16,7 +16,7 @@ from losses import (
     SoftMaxLossFirstPart,
     SoftMaxLossSecondPart,
 )
-from losses.base import SCORE_TYPES
+from losses.calibration import SCORES
 from losses.dismax import PERCENTILES, fractional_targets, mix_quadrants
 from losses.distances import _cosine_distance_logits_by_autograd, cosine_distance_logits, euclidean_distances
 
@@ -83,7 +83,12 @@ def test_golden_scores(score_type, expected):
     layer = head(DisMaxLossFirstPart)
     assert layer.score_type == "MMLES"
     layer.score_type = score_type
-    assert layer.scores(layer(FEATURES)).tolist() == pytest.approx(expected, abs=3e-6)
+    logits = layer(FEATURES)
+    scores = layer.scores(logits)
+    if score_type == "MPS":  # as log odds, whose sigmoid is the published probability
+        assert layer.probabilities(logits).amax(1).tolist() == pytest.approx(expected, abs=3e-6)
+        scores = scores.sigmoid()
+    assert scores.tolist() == pytest.approx(expected, abs=3e-6)
 
 
 @pytest.mark.parametrize(
@@ -104,12 +109,14 @@ def test_golden_fpr_losses(extra, labels, alpha, expected):
 # ---- the compatibility surface ----
 
 def test_state_dict_keys_are_the_published_ones():
-    keys = {name: list(first(8, 3).state_dict()) for name, (first, _) in LOSSES.items()}
-    assert keys["softmax"] == ["weights", "bias"]
-    assert keys["isomax"] == ["prototypes"]
-    assert sorted(keys["isomaxplus"]) == ["distance_scale", "prototypes"]
-    assert sorted(keys["dismax"]) == [
-        "distance_scale", "precomputed_thresholds", "prototypes", "temperature", "validationset_available"]
+    """And, of every head, those of DisMax's buffers and of what its thresholds were made for."""
+    buffers = {"temperature", "validationset_available", "precomputed_thresholds", "thresholds_temperature",
+               "thresholds_score"}
+    keys = {name: set(first(8, 3).state_dict()) for name, (first, _) in LOSSES.items()}
+    assert all(buffers <= found for found in keys.values())
+    assert keys["softmax"] - buffers == {"weights", "bias"}
+    assert keys["isomax"] - buffers == {"prototypes"}
+    assert keys["isomaxplus"] - buffers == keys["dismax"] - buffers == {"distance_scale", "prototypes"}
     layer = DisMaxLossFirstPart(8, 3)
     assert layer.precomputed_thresholds.shape == (2, 25) and layer.precomputed_thresholds.isnan().all()
     assert layer.validationset_available.tolist() == [False] and layer.temperature.tolist() == [1.0]
@@ -136,7 +143,7 @@ def test_attributes_and_printing():
     assert (criterion.entropic_scale, criterion.accumulated_batches) == (10, 0)
     assert criterion.accumulated_scores == {"train": [], "validation": []} and criterion.model_classifier is layer
     assert IsoMaxLossSecondPart(IsoMaxLossFirstPart(8, 3), entropic_scale=5.0).entropic_scale == 5.0
-    assert isinstance(SoftMaxLossFirstPart(8, 3, 2.0).temperature, float)
+    assert isinstance(SoftMaxLossSecondPart(layer).loss, torch.nn.CrossEntropyLoss)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -271,11 +278,12 @@ def test_no_overflow_where_the_published_softmax_underflows(name):
     """A logit gap of 2000 after the entropic scale: the published loss is +inf with NaN gradients."""
     first, second = LOSSES[name]
     layer = first(4, 3)
+    layer(torch.zeros(1, 4))  # a head that made no logits is refused
     logits = torch.tensor([[0.0, -200, -200]] * 4, requires_grad=True)
     loss = second(layer)(logits, torch.tensor([1, 1, 0, 0]))
     loss.backward()
     assert loss.isfinite() and logits.grad.isfinite().all() and loss > 50
-    for score_type in SCORE_TYPES:
+    for score_type in SCORES:
         layer.score_type = score_type
         assert layer.scores(logits).isfinite().all()
 

@@ -9,6 +9,7 @@ from conftest import script
 from data import openood, openood_lists
 from data.datasets import CATALOG, OPENOOD
 from data.sources.store import write_arrays
+from data.splits import Split
 from utils.io import UserError, write_text
 
 rng = np.random.default_rng(0)
@@ -55,13 +56,14 @@ def test_without_lists_the_split_is_balanced_disjoint_fixed_and_says_so(cifar):
         openood.benchmark("cifar100", data_dir)
 
 
-def test_a_choice_depends_on_labels_and_salt_alone():
+def test_a_choice_depends_on_labels_and_key_alone():
     labels = np.array([0] * 5 + [1] * 50 + [2] * 50)
-    chosen = openood.choose(labels, 35, "salt")
+    choose = openood.balanced_subset
+    chosen = choose(labels, 35, "salt")
     assert np.bincount(labels[chosen]).tolist() == [5, 15, 15], "a small class gives all it has"
-    assert np.all(np.diff(chosen) > 0) and not np.array_equal(chosen, openood.choose(labels, 35, "pepper"))
-    assert openood.choose(np.zeros(20, int), 5, "x").tolist() == [2, 3, 10, 12, 15], "the same on every machine"
-    assert len(openood.choose(labels, 1000, "salt")) == 105 and len(openood.choose(labels[:0], 5, "salt")) == 0
+    assert np.all(np.diff(chosen) > 0) and not np.array_equal(chosen, choose(labels, 35, "pepper"))
+    assert choose(np.zeros(20, int), 5, "x").tolist() == [2, 3, 10, 12, 15], "the same on every machine"
+    assert len(choose(labels, 1000, "salt")) == 105 and len(choose(labels[:0], 5, "salt")) == 0
 
 
 def test_classes_of_the_in_distribution_set_are_never_outliers(cifar):
@@ -77,7 +79,7 @@ def test_classes_of_the_in_distribution_set_are_never_outliers(cifar):
 
 def test_lists_choose_these_very_images(cifar):
     data_dir, labels = cifar
-    places = openood_lists.places_of("cifar10", "test", data_dir, "cifar10")
+    places = openood_lists.index_by_name(Split.open("cifar10", "test", data_dir))
     assert labels[places["cat", "0007"]] == 3 and np.sum(labels[: places["cat", "0007"]] == 3) == 6
     write_list(data_dir, "cifar10/val_cifar10.txt", [
         "cifar10/test/airplane/0020.png 0", "cifar10/test/truck/0001.png 9"])
@@ -119,7 +121,7 @@ def test_our_splits_can_be_written_and_read_back_as_lists(cifar, tmp_path_factor
     give(data_dir, "mnist", "train", labels=np.arange(10))
     give(data_dir, "mnist", "test", labels=np.arange(10)[::-1])
     give(data_dir, "svhn", labels=np.array([1, 2]))
-    give(data_dir, "tinyimagenet", labels=np.arange(2), names=["n1/val_5.JPEG", "n2/val_3.JPEG"])
+    give(data_dir, "tinyimagenet", labels=np.arange(2), names=["n00000001/val_5.JPEG", "n00000002/val_3.JPEG"])
     give(data_dir, "textures", labels=np.arange(2), names=["a/a_1.jpg", "b/b_2.jpg"])
     ours = openood.benchmark("cifar10", data_dir)
     script("data/openood.py", "cifar10", "--write", data_dir / "benchmark_imglist", "--data-dir", data_dir)
@@ -139,8 +141,8 @@ def test_our_splits_can_be_written_and_read_back_as_lists(cifar, tmp_path_factor
 def test_imagenet_by_file_name_in_class_folders(tmp_path):
     """The order is that of the class folders; lists name the validation images without them."""
     names = ["n01/ILSVRC2012_val_00000003.JPEG", "n01/ILSVRC2012_val_00000009.JPEG", "n02/ILSVRC2012_val_00000001.JPEG"]
-    for name in names:
-        write_text(tmp_path / "imagenet1k/val" / name, "")
+    for name in [*names, "n01/train.JPEG", "n02/train.JPEG"]:
+        write_text(tmp_path / "imagenet1k" / ("train" if "train" in name else "val") / name, "")
     for name in ("a/x_1.jpg", "b/y_2.jpg"):
         write_text(tmp_path / "ninco/test" / name, "")
     for name in ("bubbly/bubbly_1.jpg", "woven/woven_1.jpg"):

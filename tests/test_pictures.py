@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from data import loaders, prepare, splits
 from data.datasets import CATALOG, image_folder
 from data.sources import archives, images
+from data.sources.store import verify
 from utils.io import UserError
 
 CPU = torch.device("cpu")
@@ -52,11 +53,11 @@ def test_every_source_gives_torchvisions_bits_in_imagefolders_order(tmp_path, ki
     inside = {f"set/images/{name}": content for name, content in files.items()} | {
         "set/labels.txt": b"", "set/other/a.png": image((9, 9), format="PNG"), "__MACOSX/set/images/a/z.png": b""}
     if kind == "folder":
-        found = images.FolderPictures(tmp_path / "root")
+        found = images.FolderSource(tmp_path / "root")
     else:
         make = {"tar": lambda c: tar_of(c, "w"), "tar.gz": tar_of, "zip": zip_of}[kind]
         (tmp_path / kind).write_bytes(make(inside))
-        found = images.ArchivePictures(tmp_path / kind, "set/images", expected=4)
+        found = images.ArchiveSource(tmp_path / kind, "set/images", expected=4)
     assert found.names == ["a/z.png", "b/10.jpg", "b/2.jpg", "c/x.JPEG"] and found.labels.tolist() == [0, 1, 1, 2]
     arrays, keep, left_out = images.to_arrays(found, (28, 32))
     assert keep.tolist() == [0, 1, 2, 3] and not left_out
@@ -71,14 +72,14 @@ def test_every_source_gives_torchvisions_bits_in_imagefolders_order(tmp_path, ki
 def test_what_no_decoder_reads_is_named_and_left_out(tmp_path):
     put(tmp_path, {f"a/{k:03}.png": image((8, 8), format="PNG") for k in range(150)})
     (tmp_path / "a/007.png").write_bytes(image((8, 8), format="PNG")[:60])
-    arrays, keep, left_out = images.to_arrays(images.FolderPictures(tmp_path), (8,))
+    arrays, keep, left_out = images.to_arrays(images.FolderSource(tmp_path), (8,))
     assert left_out == ["a/007.png"] and 7 not in keep and arrays[8].shape == (149, 8, 8, 3)
     for k in range(3):
         (tmp_path / f"a/{k:03}.png").write_bytes(b"")
-    with pytest.raises(UserError, match="4 of 150 pictures cannot be read, a/000.png for one"):
-        images.to_arrays(images.FolderPictures(tmp_path), (8,))
+    with pytest.raises(UserError, match="4 of 150 images cannot be read, a/000.png for one"):
+        images.to_arrays(images.FolderSource(tmp_path), (8,))
     with pytest.raises(UserError, match="is 8×8 pixels, expected 32×32"):
-        images.to_arrays(images.FolderPictures(tmp_path), (32,), exact=32)
+        images.to_arrays(images.FolderSource(tmp_path), (32,), exact=32)
 
 
 def test_tiny_imagenets_classes_come_from_its_annotations(tmp_path, official):
@@ -142,7 +143,7 @@ def test_a_picture_that_would_fill_the_memory_is_left_out(tmp_path):
     head = image((8, 8), format="PNG")
     huge = head[:16] + (60_000).to_bytes(4, "big") * 2 + head[24:]  # a header that says 60,000 × 60,000
     put(tmp_path, {f"a/{k:03}.png": head for k in range(150)} | {"a/bomb.png": huge})
-    assert images.to_arrays(images.FolderPictures(tmp_path), (8,))[2] == ["a/bomb.png"]
+    assert images.to_arrays(images.FolderSource(tmp_path), (8,))[2] == ["a/bomb.png"]
 
 
 # ---- photographs, for small networks and for ImageNet's ----
@@ -160,10 +161,10 @@ def test_photographs_are_prepared_for_both(tmp_path, official, capsys):
     for name, content in files.items():
         assert (data / "textures/test" / name).read_bytes() == content, "as published"
     digests = {loaders.digest_of("textures", "test", data, like) for like in ("mnist", "cifar10", "imagenet1k")}
-    assert len(digests) == 3 and "4 files in 3 folders" in digests
+    assert len(digests) == 3 and sum("4 files in 3 folders" in d for d in digests) == 1
     assert loaders.available("textures", "test", data) and not loaders.available("textures", "test", tmp_path)
     (data / "textures/test/b/2.jpg").write_bytes(b"bit rot")
-    assert not prepare.verify("textures", data) and "DAMAGED: test/" in capsys.readouterr().out
+    assert not verify("textures", data) and "DAMAGED: test/" in capsys.readouterr().out
 
 
 def test_a_mirrors_folders_are_linked_and_never_touched(tmp_path, official, monkeypatch, capsys):
@@ -186,7 +187,7 @@ def test_a_mirrors_folders_are_linked_and_never_touched(tmp_path, official, monk
     kept = (data / "textures/test_32.npz").stat().st_mtime_ns
     prepare.prepare("textures", data, [tree])
     assert (data / "textures/test_32.npz").stat().st_mtime_ns == kept, "the same part is not made again"
-    assert prepare.verify("ninco", data)
+    assert verify("ninco", data)
     put(tmp_path / "archives", official("textures", archive=tar_of({f"dtd/images/{n}": c for n, c in files.items()})))
     assert prepare.prepare("textures", data, [tree, tmp_path / "archives"])
     assert not (data / "textures/test").is_symlink() and before == {p: p.stat().st_mtime_ns for p in tree.rglob("*")}
@@ -222,7 +223,7 @@ def test_imagenet_is_linked_where_a_mirror_has_it(tmp_path, monkeypatch, capsys)
     for split in ("train", "val"):
         put(tmp_path / "mirror/imagenet" / split, {"n01/a.JPEG": image((30, 30)), "n02/b.JPEG": image((30, 30))})
     assert prepare.prepare("imagenet1k", tmp_path / "data", [tmp_path / "mirror"])
-    assert "2 class folders in" in capsys.readouterr().out and (tmp_path / "data/imagenet1k/val").is_symlink()
+    assert "2 images of 2 classes in" in capsys.readouterr().out and (tmp_path / "data/imagenet1k/val").is_symlink()
     (tmp_path / "mirror").rename(tmp_path / "moved")
     assert prepare.prepare("imagenet1k", tmp_path / "data", [tmp_path / "moved"])
     monkeypatch.setenv("IMAGENET_DIR", str(tmp_path / "nowhere"))

@@ -21,6 +21,7 @@ from scipy.io import savemat
 from data import loaders, openood, openood_lists, prepare
 from data.datasets import CATALOG, CORRUPTED, EXPOSURE, OPENOOD, OUTLIERS, sets_of
 from data.sources.plan import files_of
+from data.sources.registry import SOURCES
 from data.sources.sklearn_digits import MAKERS
 
 SHARED = ROOT.parent / "shared" / "data"  # a developer's pack of real data; not needed by anything else
@@ -28,36 +29,41 @@ SHARED = ROOT.parent / "shared" / "data"  # a developer's pack of real data; not
 
 # ---- the catalog ----
 
+def http(url):
+    """torchvision's address of a host that has https, too."""
+    return url.replace("https://", "http://", 1)
+
+
 def test_addresses_and_checksums_are_torchvisions():
     published = torchvision.datasets
     for name, theirs in (("cifar10", published.CIFAR10), ("cifar100", published.CIFAR100)):
-        ours = CATALOG[name]
+        ours = SOURCES[name]
         assert (ours.archive.path, ours.archive.md5, ours.archive.url) == (theirs.filename, theirs.tgz_md5, theirs.url)
         for split, files in (("train", theirs.train_list), ("test", theirs.test_list)):
             expected = [(f"{theirs.base_folder}/{name}", checksum) for name, checksum in files]
             assert [(p.path, p.md5) for p in ours.parts[split]] == expected
-    for split, (part,) in CATALOG["svhn"].parts.items():
-        assert [part.url, part.path, part.md5] == published.SVHN.split_list[split]
+    for split, (part,) in SOURCES["svhn"].parts.items():
+        assert [http(part.url), part.path, part.md5] == published.SVHN.split_list[split]
     for name, theirs in (("mnist", published.MNIST), ("fashion_mnist", published.FashionMNIST)):
-        parts = sum(CATALOG[name].parts.values(), [])
+        parts = sum(SOURCES[name].parts.values(), [])
         assert [(Path(p.path).name, p.md5) for p in parts] == list(theirs.resources)
         assert all(p.url == theirs.mirrors[0] + Path(p.path).name for p in parts)
-    emnist, dtd, places = (CATALOG[name].archive for name in ("emnist_letters", "textures", "places365"))
+    emnist, dtd, places = (SOURCES[name].archive for name in ("emnist_letters", "textures", "places365"))
     assert (emnist.url, emnist.md5) == (published.EMNIST.url, published.EMNIST.md5)
     assert (dtd.url, dtd.md5) == (published.DTD._URL, published.DTD._MD5)
     assert (places.path, places.md5) == published.Places365._IMAGES_META["val", True]
-    assert places.url == published.Places365._BASE_URL + places.path
+    assert http(places.url) == published.Places365._BASE_URL + places.path
 
 
 def test_every_entry_has_an_address_with_a_checksum_or_says_how_to_place_it():
     seen = {}
     for name, data_set in CATALOG.items():
         files = files_of(name)
-        assert bool(files) != bool(data_set.by_hand or data_set.part_of or name in MAKERS), name
+        assert bool(files) != bool(SOURCES[name].by_hand or data_set.part_of or name in MAKERS), name
         for file in files:
             assert re.fullmatch("[0-9a-f]{32}", file.md5) and file.url.startswith("http") and file.read_in, file
             assert seen.setdefault(file.md5, file.url) == file.url, "no checksum stands for two files"
-        assert data_set.aux_losses and data_set.cite and data_set.counts, name
+        assert SOURCES[name].terms and SOURCES[name].cite and data_set.counts, name
     groups = [group for benchmark in (OUTLIERS, OPENOOD) for groups in benchmark.values() for group in groups.values()]
     assert {*sum(groups, []), *EXPOSURE.values(), *CORRUPTED.values()} <= set(CATALOG)
     dismax, openood_, both = (set(sets_of(benchmark, "cifar10")) for benchmark in ("dismax", "openood", "all"))
@@ -96,7 +102,7 @@ def cifar_batches(label_key=b"labels"):
 def test_cifar_from_a_mirror(tmp_path, official, layout, capsys):
     images, labels, files = cifar_batches()
     contents = official("cifar10", files)
-    archive = CATALOG["cifar10"].archive.path
+    archive = SOURCES["cifar10"].archive.path
     put(tmp_path / "mirror", contents, *([archive] if layout == "archive" else set(contents) - {archive}))
     assert prepare.prepare("cifar10", tmp_path / "data", [tmp_path / "mirror"])
     for split, rows in (("train", slice(0, 50)), ("test", slice(50, 60))):
@@ -137,8 +143,8 @@ def test_cifar100_svhn_and_idx_formats(tmp_path, official):
 @pytest.mark.parametrize("damage", [lambda b: b[:-5], lambda b: b[:40] + b"\0\0\0" + b[43:]], ids=["cut", "altered"])
 def test_a_damaged_file_is_named_with_both_checksums_and_leaves_nothing(tmp_path, official, layout, damage, capsys):
     contents = official("cifar10", cifar_batches()[2])
-    archive = CATALOG["cifar10"].archive
-    part = archive if layout == "archive" else CATALOG["cifar10"].parts["train"][2]
+    archive = SOURCES["cifar10"].archive
+    part = archive if layout == "archive" else SOURCES["cifar10"].parts["train"][2]
     put(tmp_path / "mirror", contents, *([archive.path] if layout == "archive" else set(contents) - {archive.path}))
     damaged = damage(contents[part.path])
     (tmp_path / "mirror" / part.path).write_bytes(damaged)
@@ -152,7 +158,7 @@ def test_a_damaged_file_is_named_with_both_checksums_and_leaves_nothing(tmp_path
 
 def test_an_earlier_preparation_survives_a_damaged_source(tmp_path, official):
     contents = official("cifar10", cifar_batches()[2])
-    archive = CATALOG["cifar10"].archive.path
+    archive = SOURCES["cifar10"].archive.path
     put(tmp_path / "mirror", contents, archive)
     assert prepare.prepare("cifar10", tmp_path / "data", [tmp_path / "mirror"])
     kept = (tmp_path / "data/cifar10/train.npz").read_bytes()
@@ -162,8 +168,9 @@ def test_an_earlier_preparation_survives_a_damaged_source(tmp_path, official):
 
 
 def test_class_folders_are_taken_and_marked_unverified(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(CATALOG, "cifar100", replace(
-        CATALOG["cifar100"], classes=2, archive=replace(CATALOG["cifar100"].archive, url="http://127.0.0.1:9/nothing")))
+    monkeypatch.setitem(CATALOG, "cifar100", replace(CATALOG["cifar100"], classes=2))
+    monkeypatch.setitem(SOURCES, "cifar100", replace(
+        SOURCES["cifar100"], archive=replace(SOURCES["cifar100"].archive, url="http://127.0.0.1:9/nothing")))
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     for k, image in enumerate(images):
         folder = tmp_path / "mirror/cifar100/test" / ("apple", "bear")[k % 2]
@@ -178,7 +185,7 @@ def test_class_folders_are_taken_and_marked_unverified(tmp_path, monkeypatch, ca
 
 
 def test_class_folders_of_another_set_are_refused(tmp_path, capsys, monkeypatch):
-    (tmp_path / "mirror/cifar100/test/only_class").mkdir(parents=True)
+    put(tmp_path / "mirror/cifar100/test", {"only_class/image.png": b"of whatever content"})
     assert not prepare.prepare("cifar100", tmp_path / "data", [tmp_path / "mirror"])
     assert "has 1 class folders, CIFAR-100 has 100" in capsys.readouterr().out
 
@@ -192,8 +199,8 @@ def test_unpacked_idx_files_are_verified_and_others_are_not(tmp_path, official, 
     raw = [gzip.decompress(part) for part in packed]
     official("mnist", {"train": packed, "test": packed})
     parts = {split: [replace(p, raw_md5=md5(r).hexdigest()) for p, r in zip(parts, raw)]
-             for split, parts in CATALOG["mnist"].parts.items()}
-    CATALOG["mnist"] = replace(CATALOG["mnist"], parts=parts)  # `official` puts the true one back
+             for split, parts in SOURCES["mnist"].parts.items()}
+    SOURCES["mnist"] = replace(SOURCES["mnist"], parts=parts)  # `official` puts the true one back
     for split in parts:
         put(tmp_path, {part.path.removesuffix(".gz"): content for part, content in zip(parts[split], raw)})
     assert prepare.prepare("mnist", tmp_path / "data", [tmp_path])
@@ -234,8 +241,8 @@ def test_another_mirror_is_asked_when_the_first_is_damaged_and_a_part_when_there
     images, _, files = cifar_batches()
     contents = official("cifar10", files)
     for name in ("first", "second"):
-        put(tmp_path / name, contents, CATALOG["cifar10"].archive.path)
-    (tmp_path / "first" / CATALOG["cifar10"].archive.path).write_bytes(b"damaged")
+        put(tmp_path / name, contents, SOURCES["cifar10"].archive.path)
+    (tmp_path / "first" / SOURCES["cifar10"].archive.path).write_bytes(b"damaged")
     assert prepare.prepare("cifar10", tmp_path / "data", [tmp_path / "first", tmp_path / "second"])
     assert np.array_equal(loaders.read_split("cifar10", "test", tmp_path / "data")[0], images[50:])
 
@@ -251,7 +258,7 @@ def test_real_mnist_from_a_mirror(tmp_path):
     assert images.shape == (10_000, 28, 28, 1) and np.bincount(labels).tolist() == [
         980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     script(SHARED / "unpack.py", tmp_path / "mirror", "lists")
-    openood_lists.bring_lists([tmp_path / "mirror"], tmp_path / "data")
+    openood_lists.copy_lists([tmp_path / "mirror"], tmp_path / "data")
     found = openood.benchmark("mnist", tmp_path / "data")
     assert (len(found.validation), len(found.test), found.test.note) == (996, 9_004, "")
     both = np.concatenate([found.validation.index["test"], found.test.index["test"]])

@@ -10,6 +10,7 @@ from test_prepare import cifar_batches
 from data import prepare
 from data.datasets import CATALOG
 from data.sources import readme_table
+from data.sources.registry import SOURCES
 from data.sources.sklearn_digits import MAKERS
 
 
@@ -33,32 +34,32 @@ def command(monkeypatch, capsys, *words):
 
 
 def test_the_plan_says_what_how_big_from_where_and_does_nothing(tmp_path, official, monkeypatch, capsys):
-    put(tmp_path / "mirror", official("cifar10", cifar_batches()[2]), CATALOG["cifar10"].archive.path)
+    put(tmp_path / "mirror", official("cifar10", cifar_batches()[2]), SOURCES["cifar10"].archive.path)
     status, said = command(monkeypatch, capsys, "cifar10", "svhn", "textures", "ssb_hard", "--dry-run", "--mirror",
                            tmp_path / "mirror", "--data-dir", tmp_path / "data")
     assert status == 0 and not (tmp_path / "data").exists()
-    for words in (f"{tmp_path}/mirror/cifar-10-python.tar.gz", "246 MB", "http://ufldl.stanford.edu/housenumbers",
+    for words in (f"{tmp_path}/mirror/cifar-10-python.tar.gz", "246 MB", "https://ufldl.stanford.edu/housenumbers",
                   "625 MB", "non-commercial use; cite Netzer", "by hand", "To download: at most 872 MB"):
         assert words in said
 
 
 def test_without_names_everything_that_is_there_is_prepared(tmp_path, official, monkeypatch, capsys):
-    put(tmp_path / "mirror", official("cifar10", cifar_batches()[2]), CATALOG["cifar10"].archive.path)
+    put(tmp_path / "mirror", official("cifar10", cifar_batches()[2]), SOURCES["cifar10"].archive.path)
     words = ("--mirror", tmp_path / "mirror", "--data-dir", tmp_path / "data")
     status, said = command(monkeypatch, capsys, *words)
-    assert status == 0 and "tests do not use the internet" in said
+    assert status == 1 and "tests do not use the internet" in said, "what could be downloaded is asked for, too"
     assert "cifar10_c      test   missing: in no mirror, and too large to be fetched unasked" in said
     assert "ssb_hard             OpenOOD keeps it on Google Drive" in said
     assert {p.parent.name for p in (tmp_path / "data").glob("*/manifest.json")} == {"cifar10", *MAKERS}
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "data").rglob("*")}
-    assert command(monkeypatch, capsys, *words)[0] == 0
+    assert command(monkeypatch, capsys, *words)[0] == 1
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "data").rglob("*")}, "what is whole is left alone"
     assert command(monkeypatch, capsys, "--benchmark", "dismax", "--for", "cifar10", *words)[0] == 1
     assert command(monkeypatch, capsys, "cifar10", "--for", "digits", *words)[0] == 0
 
 
 def test_verify_reads_everything_again(tmp_path, official, monkeypatch, capsys):
-    put(tmp_path, official("cifar10", cifar_batches()[2]), CATALOG["cifar10"].archive.path)
+    put(tmp_path, official("cifar10", cifar_batches()[2]), SOURCES["cifar10"].archive.path)
     words = ("cifar10", "digits_789", "--data-dir", tmp_path / "data")
     command(monkeypatch, capsys, *words, "--mirror", tmp_path)
     assert command(monkeypatch, capsys, "--verify", *words) == (0, "cifar10        as it was prepared (2 checksums)\n"

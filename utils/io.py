@@ -1,51 +1,152 @@
-"""A file is whole or absent: written beside its place, flushed to disk, then renamed."""
+"""Files that are whole or absent, text in any encoding, and errors that are written for the user."""
 import contextlib
 import errno
+import glob
 import os
+import socket
 from pathlib import Path
 
 
 class UserError(Exception):
-    """For the person at the terminal: what was wrong, where, and what to do. The scripts print it and leave."""
+    """An error that the user can act on: what was wrong, where, and what to do. Scripts print it and exit with 1."""
+
+
+# Errors of the system, not of a file's content: what to do about them.
+OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+ADVICE = {
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE),
+                    "Raise the limit of open files (ulimit -n 8192), or use fewer workers or jobs"),
+    errno.ENOMEM: "Free some memory, or use fewer workers or jobs",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT),
+                    "Make room, or choose another folder, and run the same command again"),
+    errno.EFBIG: "Choose a folder on a file system that takes files of this size",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "Change its permissions, or choose another folder"),
+    errno.EROFS: "Choose a folder that can be written to",
+    errno.ENAMETOOLONG: "Choose a folder with a shorter name",
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR), "Move away what is in its place"),
+    errno.ELOOP: "Repair the link",
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ETIMEDOUT,
+                     errno.EHOSTDOWN), "Check the disk, or the connection to it"),
+}
+
+
+def system_error(error, path, what="read"):
+    """The UserError for an OSError that the system raised, or None if it says nothing about the system.
+
+    A damaged file is no system error: decoders raise OSErrors without a number for it.
+    """
+    if not isinstance(error, OSError) or error.errno not in ADVICE:
+        return None
+    return UserError(f"could not {what} {path}: {error.strerror}. {ADVICE[error.errno]}")
 
 
 @contextlib.contextmanager
-def written_whole(path, mode="wb"):
-    """A file object; when the block ends well its content replaces `path` at once, else nothing changes.
+def atomic_write(path, mode="wb"):
+    """A file object. When the block ends without an error its content replaces `path`, else nothing changes.
 
-    UserError when the disk does not take it; what was at `path` before stays untouched.
+    The content is written beside `path`, flushed to disk and renamed. Text is UTF-8. UserError when the file system
+    does not take it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    _remove_leftovers(path)
+    part = path.with_name(f"{path.name}.{_host()}.{os.getpid()}.part")
     try:
-        with open(part, mode) as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        with open(part, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            _flush_to_disk(file)
         os.replace(part, path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO):
-            raise UserError(f"could not write {path}: {error.strerror}. Nothing before it was touched; make room "
-                            "(or choose another folder) and run the same command again") from error
-        raise
+        if error.filename is not None and not _is_about(error, path, part):
+            raise  # of something else that the block did
+        advice = ADVICE.get(error.errno, "Choose another folder, and run the same command again")
+        raise UserError(f"could not write {path}: {error.strerror or error}. What was there before is untouched. "
+                        f"{advice}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _is_about(error, path, part):
+    names = {os.fspath(name) for name in (part, path, *path.parents)}
+    return isinstance(error.filename, str | os.PathLike) and os.fspath(error.filename) in names
+
+
+def _flush_to_disk(file):
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # a file system without fsync
+            raise
+
+
+def _host():
+    return socket.gethostname().replace("/", "_").replace(".", "_") or "host"
 
 
 def _remove_leftovers(path):
-    """What processes that were killed in the middle of writing this file have left beside it."""
-    for part in path.parent.glob(f"{path.name}.*.part"):
-        writer = part.name.split(".")[-2]
+    """Remove what processes of this host that were killed while they wrote this file have left beside it."""
+    for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        *host, writer = part.name[len(path.name) + 1 : -len(".part")].split(".")
+        if host not in ([], [_host()]):
+            continue
         try:
             os.kill(int(writer), 0)
         except ProcessLookupError:
             part.unlink(missing_ok=True)
-        except (ValueError, PermissionError):
+        except (ValueError, OverflowError, PermissionError):
             pass  # not one of ours, or another user's, at work
 
 
 def write_text(path, text):
-    with written_whole(path, "w") as file:
+    with atomic_write(path, "w") as file:
         file.write(text)
+
+
+def read_text(path):
+    """The text of a file in UTF-8, UTF-16 or UTF-32, with or without byte-order mark, or in Windows' Western encoding.
+
+    FileNotFoundError when it is missing; UserError when it cannot be read or holds no text.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise system_error(error, path) or error from error
+    try:
+        text = decode_text(content)
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise UserError(f"{path} is not a text file. Save it again as UTF-8")
+    return text
+
+
+def decode_text(content):
+    """bytes → str; UnicodeDecodeError when a stated encoding is not kept."""
+    for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"),
+                           (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
+        if content.startswith(mark):
+            return content.decode(encoding)
+    start = content[:512]
+    if b"\0" in start:  # UTF-16 without its mark: every other byte of Western text is 0
+        for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+            if not any(start[first::2]):
+                return content.decode(encoding)
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+
+
+def human_bytes(size):
+    """1234567 → "1 MB"; gigabytes with one digit after the point."""
+    for unit, factor, digits in (("GB", 1e9, 1), ("MB", 1e6, 0), ("kB", 1e3, 0)):
+        if size >= factor:
+            return f"{size / factor:.{digits}f} {unit}"
+    return f"{size} bytes"
+
+
+written_whole = atomic_write  # the former name, until every caller uses the new one

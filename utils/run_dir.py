@@ -6,12 +6,16 @@ results/<dataset>/<model>/<method>/seed<k>/
   weights.pt        last epoch: the run is finished when, and only when, this file and config.json are there
   weights_best.pt   the epoch with the best accuracy on the images that the paper selected by
   checkpoint.pt     everything to continue from, while the run is in progress
-  logits/, logits_best/, scores/, calibration.json, metrics.csv      evaluate.py's
+  logits/, logits_best/, scores/, calibration.json      evaluate.py's
+  metrics.csv       evaluate.py's: a row a number, and a last row that says how many there are and their SHA-256
 """
 import csv
+import functools
 import hashlib
 import importlib.metadata
+import io
 import json
+import math
 import os
 import platform
 import shutil
@@ -170,6 +174,85 @@ def file_digest(path):
             digest.update(chunk)
     return digest.hexdigest()
 
+
+# ---- metrics.csv ----
+
+METRIC_COLUMNS = ("benchmark", "dataset", "ood_group", "checkpoint", "score", "metric", "value", "note")
+CHECKPOINTS = ("last", "best")
+# a metric's name begins with … : its values lie between … ; of every other metric they are finite
+LIMITS = {**dict.fromkeys(("accuracy", "ece", "auroc", "aupr", "fpr95", "tnr95", "dtacc"), (0, 1)), "brier": (0, 2),
+          **dict.fromkeys(("nll", "images", "unreadable_images", "temperature"), (0, math.inf))}
+ROUNDING = 1e-6  # an area under a curve of thousands of points may be 1 + 2e-16
+
+
+def write_metrics(run, rows):
+    """Write metrics.csv. Its last row has the metric "rows", their number as its value, and their SHA-256 as its note.
+
+    Args:
+        rows: tuples in the order of METRIC_COLUMNS; the note may be left out.
+    UserError when a value cannot be true.
+    """
+    rows = [(*row, "")[:len(METRIC_COLUMNS)] for row in rows]
+    _refuse_impossible(rows, run / "metrics.csv")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([METRIC_COLUMNS, *rows])
+    digest = hashlib.sha256(text.getvalue().encode()).hexdigest()
+    writer.writerow(("", "", "", "", "", "rows", len(rows), f"sha256:{digest}"))
+    with written_whole(run / "metrics.csv") as file:
+        file.write(text.getvalue().encode())
+
+
+def read_metrics(run):
+    """The rows of metrics.csv, tuples in the order of METRIC_COLUMNS; values are floats, the closing row is left out.
+
+    FileNotFoundError when there is none; UserError when it is not as `write_metrics` left it, or holds what cannot be.
+    """
+    path = run / "metrics.csv"
+    content = path.read_bytes()
+    before, line_end, last = content.removesuffix(b"\n").rpartition(b"\n")
+    before += line_end
+    try:
+        *rows, closing = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
+        header, *rows = rows
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path} is damaged or empty ({error}). {_EVALUATE} {run}") from error
+    if tuple(header) != METRIC_COLUMNS:
+        raise UserError(f"{path} has the columns {','.join(header)[:100]}, expected {','.join(METRIC_COLUMNS)}: it is "
+                        f"damaged or of an older version. {_EVALUATE} {run}")
+    digest = hashlib.sha256(before).hexdigest()
+    if not content.endswith(b"\n") or closing != ["", "", "", "", "", "rows", str(len(rows)), f"sha256:{digest}"]:
+        raise UserError(f"{path} is incomplete or was changed: its last line does not fit the {len(rows)} rows before "
+                        f"it. {_EVALUATE} {run}")
+    try:
+        rows = [(*row[:6], float(row[6]), row[7]) for row in rows]
+    except (ValueError, IndexError) as error:
+        raise UserError(f"{path} has a row that is none ({error}). {_EVALUATE} {run}") from error
+    _refuse_impossible(rows, path)
+    return rows
+
+
+_EVALUATE = "Evaluate the run again: python evaluate.py"
+
+
+def _refuse_impossible(rows, path):
+    """UserError when a row has an unknown checkpoint or a value that its metric cannot have, or stands there twice."""
+    for row in rows:
+        low, high = _limits(row[5])
+        if not (math.isfinite(row[6]) and low - ROUNDING <= row[6] <= high + ROUNDING):
+            raise UserError(f"{path}: {row[5]} of {row[1]} is {row[6]}, which cannot be. {_EVALUATE} {path.parent}")
+        if row[3] not in CHECKPOINTS:
+            raise UserError(f"{path}: unknown checkpoint {row[3]!r}. {_EVALUATE} {path.parent}")
+    if len({row[:6] for row in rows}) < len(rows):
+        raise UserError(f"{path} has a row twice. {_EVALUATE} {path.parent}")
+
+
+@functools.lru_cache
+def _limits(metric):
+    return next((limits for name, limits in LIMITS.items() if metric.startswith(name)), (-math.inf, math.inf))
+
+
+# ---- the environment ----
 
 def environment():
     """What besides the recipe a number may depend on."""

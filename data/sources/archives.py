@@ -23,7 +23,7 @@ class Limits:
     total: int = 4 << 30
 
     @classmethod
-    def of_pictures(cls, expected):
+    def of_images(cls, expected):
         return cls(members=4 * expected + 1_000, member=100 << 20, total=expected * (2 << 20) + (1 << 30))
 
 

@@ -1,10 +1,11 @@
-"""Files over HTTP from servers that cut, stall, forget and lie: resumed, retried, and checked before they count."""
+"""Files over HTTP from servers that cut, stall, forget and lie: resumed, retried, and checked before they are used."""
 import errno
 import fcntl
 import hashlib
 import http.client
 import os
 import random
+import re
 import shutil
 import socket
 import time
@@ -16,20 +17,22 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from data.sources.connections import Watchdog, open_url
 from utils.io import UserError
+from utils.lock import NO_FLOCK, locked
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     timeout: float = 30  # seconds that a server may be silent
     slowest: int = 1000  # bytes a second, over one timeout; slower counts as silent
     tries: int = 5  # in a row that bring nothing new
     pause: float = 2  # seconds after the first failure, twice as long after each next one
 
 
-PATIENCE = Patience()
+RETRY = RetryPolicy()
 UNKNOWN_SIZE = 20 << 30  # bytes at which a file of unknown size stops being plausible
-_unreachable = {}  # host → why; not asked again by this process
+_unreachable = {}  # host, or scheme://host, → why; not asked again by this process
 
 
 class Absent(UserError):
@@ -37,34 +40,34 @@ class Absent(UserError):
 
 
 class _TryAgain(Exception):
-    """What a second try may cure."""
+    """A failure that a second try may not meet."""
 
     def __init__(self, reason, wait=0):
         super().__init__(reason)
         self.wait = wait  # seconds that the server asks for
 
 
-def fetch(url, target, md5, size=0, patience=None):
+def fetch(url, target, md5, size=0, policy=None):
     """Bring `url` to `target`, whole and with this MD5.
 
     What has come is kept in <target>.part, through failures and from one call to the next, and is asked for with a
     Range header. A server that cannot resume starts from the beginning. If a resumed file has the wrong MD5 it is
     fetched once more from the beginning. UserError when it cannot be had; what is wrong is never kept.
     """
-    patience = patience or PATIENCE
-    host = urllib.parse.urlsplit(url).netloc
-    if host in _unreachable:
-        raise UserError(f"{url} could not be fetched: {_unreachable[host]}")
+    policy = policy or RETRY
+    scheme, host, *_ = urllib.parse.urlsplit(url)
+    if why := _unreachable.get(host) or _unreachable.get(f"{scheme}://{host}"):
+        raise UserError(f"{url} could not be fetched: {why}")
     part = target.with_name(target.name + ".part")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(target):
+    with file_lock(target):
         if target.is_file():  # another process was faster
             return
         failures, furthest = 0, _length(part)
         resumed, restarted = furthest > 0, False
         while True:
             try:
-                _receive(url, part, size, patience)
+                _receive(url, part, size, policy)
                 actual = md5_of(part)
                 if actual == md5:
                     part.replace(target)
@@ -77,55 +80,70 @@ def fetch(url, target, md5, size=0, patience=None):
                 resumed = resumed or _length(part) > 0
                 failures = 0 if _length(part) > furthest else failures + 1
                 furthest = max(furthest, _length(part))
-                if failures >= patience.tries:
-                    kept = f". {furthest:,} bytes are kept: the same command goes on from there" if furthest else ""
+                if failures >= policy.tries:
+                    kept = f". {furthest:,} bytes are kept: the same command continues from there" if furthest else ""
                     raise UserError(f"{url} could not be fetched: {problem}, {failures} times in a row{kept}") from None
-                time.sleep(max(problem.wait, patience.pause * 2**failures * random.uniform(0.5, 1)))
+                time.sleep(max(problem.wait, policy.pause * 2**failures * random.uniform(0.5, 1)))
             except UserError:
                 if not _length(part):
                     part.unlink(missing_ok=True)
                 raise
 
 
-def _receive(url, part, size, patience):
+def _receive(url, part, size, policy):
     """One request, from where `part` ends to the end of the file. _TryAgain when it breaks off; UserError for good."""
     start = _length(part)
     headers = {"User-Agent": "dismax-sdde-reproduction", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
+    request, watchdog = urllib.request.Request(url, headers=headers), Watchdog(policy.timeout)
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=patience.timeout) as answer:
+        with watchdog, open_url(request, policy.timeout, watchdog) as answer:
             if answer.status == 206 and not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
                 part.unlink(missing_ok=True)
                 raise _TryAgain("the server sent another part than it was asked for")
             start = start if answer.status == 206 else 0  # a server that ignores Range sends everything
-            length = answer.headers.get("Content-Length")
-            total = start + int(length) if length else None
+            length = content_length(url, answer.headers)
+            total = None if length is None else start + length
             _check_plausible(url, answer.headers, total, size, part, start)
-            _copy(url, answer, part, start, total, size, patience)
+            _copy(url, answer, part, start, total, size, policy, watchdog)
     except urllib.error.HTTPError as error:
-        _judge_status(url, error, part, start)
-    except urllib.error.URLError as error:  # before any answer: nobody is there
-        raise _nobody(url, error.reason) from error
+        check_status(url, error, part, start)
+    except urllib.error.URLError as error:  # before any answer
+        if watchdog.fired:
+            raise _TryAgain(f"no whole answer came within {policy.timeout:g} seconds") from error
+        raise connection_error(url, error.reason) from error
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise UserError(f"could not write {part}: {error.strerror}. Make room, or choose another --data-dir, and "
-                            "run the same command again: it goes on from there") from error
-        silent = isinstance(error, TimeoutError)
-        raise _TryAgain(f"nothing came for {patience.timeout:g} seconds" if silent else
-                        f"the connection broke ({error or type(error).__name__})") from error
+                            "run the same command again: it continues from there") from error
+        if watchdog.fired or isinstance(error, TimeoutError):
+            raise _TryAgain(f"nothing came for {policy.timeout:g} seconds, or next to nothing") from error
+        raise _TryAgain(f"the connection broke ({error or type(error).__name__})") from error
 
 
-def _copy(url, answer, part, start, total, size, patience):
+def content_length(url, headers):
+    """The bytes that an answer announces, or None. UserError when it announces nonsense."""
+    length = headers.get("Content-Length")
+    if length is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,30}", length.strip()):
+        raise UserError(f"{url} answered with a Content-Length of {length.strip()[:40]!r}: it was not fetched. The "
+                        "server is broken: use a mirror")
+    return int(length)
+
+
+def _copy(url, answer, part, start, total, size, policy, watchdog):
     most = 2 * size + (1 << 20) if size else UNKNOWN_SIZE
     name, received = part.name.removesuffix(".part"), start
     bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=None, leave=False)
     with open(part, "r+b" if start else "wb") as file, bar:
         file.seek(start)
         window, in_window = time.monotonic(), 0
+        watchdog.extend(2 * policy.timeout)
         while chunk := answer.read1(1 << 18):
             if received == 0 and chunk.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
-                raise UserError(_page_instead(url))
+                raise UserError(html_error(url))
             file.write(chunk)
             received += len(chunk)
             in_window += len(chunk)
@@ -133,26 +151,30 @@ def _copy(url, answer, part, start, total, size, patience):
             if received > most:
                 file.truncate(0)
                 raise UserError(f"{url} sends more than {most:,} bytes, far more than the file has; stopped")
-            if time.monotonic() - window > patience.timeout:
-                if in_window < patience.slowest * patience.timeout:
-                    raise _TryAgain(f"less than {patience.slowest:,} bytes a second came")
+            if time.monotonic() - window > policy.timeout:
+                if in_window < policy.slowest * policy.timeout:
+                    raise _TryAgain(f"less than {policy.slowest:,} bytes a second came")
                 window, in_window = time.monotonic(), 0
+                watchdog.extend(2 * policy.timeout)
+    if watchdog.fired:
+        raise _TryAgain(f"nothing came for {policy.timeout:g} seconds, or next to nothing")
     if total and received < total:
         raise _TryAgain(f"the connection was cut after {received:,} of {total:,} bytes")
 
 
 def _check_plausible(url, headers, total, size, part, start):
     if headers.get_content_type() == "text/html" and not url.endswith((".html", ".htm")):
-        raise UserError(_page_instead(url))
-    if total and total > (2 * size + (1 << 20) if size else UNKNOWN_SIZE):
-        raise UserError(f"{url} is {total:,} bytes long there, its publisher's file has {size:,}: it was not fetched")
+        raise UserError(html_error(url))
+    if total is not None and total > (2 * size + (1 << 20) if size else UNKNOWN_SIZE):
+        official = f"the official file has {size:,}" if size else "which is not plausible"
+        raise UserError(f"{url} is {total:,} bytes long there, {official}: it was not fetched")
     free = shutil.disk_usage(part.parent).free
     if total and total - start > free:
         raise UserError(f"{url} needs {total - start:,} bytes, {part.parent} has {free:,} left. Make room or choose "
                         "another --data-dir")
 
 
-def _judge_status(url, error, part, start):
+def check_status(url, error, part, start):
     """An answer other than 200 and 206."""
     if error.code == 416 and start:  # what we have is as long as the file, or longer
         if error.headers.get("Content-Range") == f"bytes */{start}":
@@ -161,30 +183,31 @@ def _judge_status(url, error, part, start):
         raise _TryAgain("the file there is shorter than what had come")
     if error.code in (408, 425, 429) or error.code >= 500:
         wait = error.headers.get("Retry-After", "")
-        raise _TryAgain(f"{error.code} {error.reason}", min(int(wait), 60) if wait.isdigit() else 0)
+        raise _TryAgain(f"{error.code} {error.reason}", min(int(wait), 60) if re.fullmatch(r"[0-9]{1,9}", wait) else 0)
     kind = Absent if error.code in (404, 410) else UserError
     raise kind(f"{url} could not be fetched: {error.code} {error.reason}")
 
 
-def _nobody(url, reason):
-    """The exception for a server that cannot be spoken to: only a broken connection is worth another try."""
+def connection_error(url, reason):
+    """The exception for a request without an answer: only a broken connection is worth another try."""
     if isinstance(reason, ConnectionResetError | BrokenPipeError | http.client.RemoteDisconnected):
         return _TryAgain(f"the connection broke ({reason})")
     if isinstance(reason, socket.gaierror | TimeoutError) or getattr(reason, "errno", None) in (
             errno.ENETUNREACH, errno.EHOSTUNREACH):
-        host = urllib.parse.urlsplit(url).netloc
-        _unreachable[host] = f"{host} cannot be reached ({getattr(reason, 'strerror', None) or reason})"
-        return UserError(f"{url} could not be fetched: {_unreachable[host]}")
+        scheme, host, *_ = urllib.parse.urlsplit(url)
+        key = f"{scheme}://{host}" if isinstance(reason, TimeoutError) else host
+        _unreachable[key] = f"{host} cannot be reached ({getattr(reason, 'strerror', None) or reason})"
+        return UserError(f"{url} could not be fetched: {_unreachable[key]}")
     return UserError(f"{url} could not be fetched: {reason}")
 
 
-def _page_instead(url):
+def html_error(url):
     return (f"{url} answered with a web page instead of the file: it has moved, wants a login or is over its quota. "
             "Nothing was kept")
 
 
 def mismatch(where, expected, actual):
-    return (f"{where} is cut or altered: its MD5 is {actual}, the publisher's is {expected}. "
+    return (f"{where} is cut or altered: its MD5 is {actual}, the official one is {expected}. "
             "Remove it and fetch it again; nothing was unpacked")
 
 
@@ -204,14 +227,21 @@ def _length(path):
 
 
 @contextmanager
-def _alone(target):
-    """Two processes do not write the same part: the second waits."""
+def file_lock(target):
+    """A block that one process at a time is in, for one target; others wait."""
     lock = target.with_name(f".{target.name}.lock")
     while True:
         with open(lock, "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not _leads_to(lock, file):
-                continue  # the one before us has taken it away: make another
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in NO_FLOCK:
+                    raise
+                with locked(target.with_name(f".{target.name}.locked"), wait=True):  # a file that names its process
+                    yield
+                return
+            if not _is_same_file(lock, file):
+                continue  # the process before has removed the lock file: make another
             try:
                 yield
             finally:
@@ -219,7 +249,7 @@ def _alone(target):
             return
 
 
-def _leads_to(path, file):
+def _is_same_file(path, file):
     try:
         return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
     except FileNotFoundError:

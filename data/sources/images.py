@@ -1,11 +1,9 @@
 """Image files, in folders or archives → arrays at the sizes that networks take, or class folders for ImageNet's loader.
 
-A picture's name is <class>/<file>, its class the folder that it lies in; pictures are in the order of their names,
-which is ImageFolder's. At most a few hundred are in memory at a time; the arrays of one set have at most 125 MB.
+The class of an image is what data/image_files.py says; images are in the order of class and file name. At most a few
+hundred are in memory at a time; the arrays of one set have at most 125 MB.
 """
 import hashlib
-import io
-import itertools
 import os
 import re
 import shutil
@@ -13,155 +11,149 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from utils.io import UserError
-
+from data.decode import UnreadableImage, open_rgb, resize_center_crop
+from data.image_files import ImageTree, is_image_name, unfit_name
+from data.label_lists import ANNOTATIONS, labels_of_annotations
 from data.sources import archives
-from data.sources.formats import IMAGE_SUFFIXES
+from utils.io import OUT_OF_RESOURCES, UserError, decode_text, system_error
 
-ANNOTATIONS = "val_annotations.txt"  # Tiny ImageNet's validation images lie in one folder; this tells their classes
-# OpenOOD writes these sets as single files whose names tell label and place in the publisher's order
+# OpenOOD writes these sets as single files whose names tell label and place in the official order
 NUMBERED = {"mnist": r"(?P<label>\d)_(?P<index>\d+)", "svhn": r"(?P<index>\d+)_(?P<label>\d)"}
 NUMBERED["fashion_mnist"] = NUMBERED["mnist"]
+AT_ONCE = 256, 256 << 20  # images and bytes in memory while they are decoded
 
 
-class Pictures:
-    """Listed but not yet read: names, labels (the rank of the class among the classes here), and `read`."""
+class ImageSource:
+    """Images that are listed but not yet read: names, labels (the rank of the class among the classes here), `read`."""
 
-    def __init__(self, paths, classes, numbered=None):
-        """paths: of all image files; classes: path → class; numbered: a pattern of NUMBERED if the names tell it."""
-        self._paths = {}
-        for path in paths:
-            name = f"{classes(path)}/{PurePosixPath(path).name}"
-            if name in self._paths:
-                raise UserError(f"there are two pictures {name}: {path} and {self._paths[name]}")
-            self._paths[name] = path
-        found = [re.fullmatch(numbered, PurePosixPath(name).stem) for name in self._paths] if numbered else []
+    def __init__(self, tree, numbered=None):
+        """numbered: a pattern of NUMBERED if the names may tell labels and order."""
+        self.tree, self.skipped = tree, tree.skipped
+        found = [re.fullmatch(numbered, PurePosixPath(name).stem) for name in tree.names] if numbered else []
         self.numbered = bool(found) and all(found)
+        self.names, self.paths = tree.names, dict(zip(tree.names, tree.paths))
         if self.numbered:
-            order = sorted(zip(found, self._paths), key=lambda pair: int(pair[0]["index"]))
+            order = sorted(zip(found, tree.names), key=lambda pair: int(pair[0]["index"]))
             self.names, self.labels = [name for _, name in order], np.array([int(m["label"]) for m, _ in order])
         else:
-            self.names = sorted(self._paths, key=lambda name: tuple(name.split("/")))
-            folders = sorted({name.split("/")[0] for name in self.names})
-            rank = {folder: k for k, folder in enumerate(folders)}
-            self.labels = np.array([rank[name.split("/")[0]] for name in self.names], dtype=np.int64)
+            rank = {name: k for k, name in enumerate(sorted(set(tree.classes)))}
+            self.labels = np.array([rank[name] for name in tree.classes], dtype=np.int64)
 
     def __len__(self):
         return len(self.names)
 
-    def read(self):
-        """Yields (name, bytes) in any order."""
-        for name, path in self._paths.items():
-            yield name, (self.root / path).read_bytes()
 
+class FolderSource(ImageSource):
+    """The images below a folder. UserError when their classes cannot be known."""
 
-class FolderPictures(Pictures):
-    def __init__(self, root, numbered=None):
+    def __init__(self, root, numbered=None, classes=0):
         self.root = Path(root)
-        paths = [os.path.relpath(os.path.join(folder, file), root)
-                 for folder, _, files in os.walk(root, followlinks=True) for file in files if _is_picture(file)]
-        annotations = self.root / ANNOTATIONS
-        classes = _annotated(annotations.read_text()) if annotations.is_file() else _folder
-        super().__init__(paths, classes, numbered)
-        # class folders straight below the root are what ImageFolder wants; an empty one counts as a class, too
-        self.nested = all(len(PurePosixPath(path).parts) == 2 for path in paths)
-        self.folders = sum(entry.is_dir() for entry in os.scandir(root))
-
-
-class ArchivePictures(Pictures):
-    """`path` has been verified. UserError when it is unsafe, implausibly large, or holds no picture below `inside`."""
-
-    def __init__(self, path, inside, expected):
-        self.path, root = path, PurePosixPath(inside)
-        names = archives.members(path, archives.Limits.of_pictures(expected))
-        below = [name for name in names if PurePosixPath(name).is_relative_to(root)]
-        annotations = next((name for name in below if PurePosixPath(name).name == ANNOTATIONS), None)
-        below_root = lambda name: _folder(PurePosixPath(name).relative_to(root))
-        classes = _annotated(self._text(annotations)) if annotations else below_root
-        super().__init__([name for name in below if _is_picture(name)], classes)
-        if not self.names:
-            raise UserError(f"{path} holds no pictures{f' below {inside}' if inside else ''}")
-
-    def _text(self, member):
-        return next(archives.read(self.path, [member]))[1].decode()
+        super().__init__(ImageTree.open(root, expected=classes), numbered)
+        self.classes = len(set(self.tree.classes))
 
     def read(self):
-        names = {path: name for name, path in self._paths.items()}
-        for path, content in archives.read(self.path, names):
-            yield names[path], content
+        """Yields (name, bytes, or an UnreadableImage) in any order."""
+        for name, path in self.paths.items():
+            try:
+                yield name, (self.root / path).read_bytes()
+            except OSError as error:
+                if error.errno in OUT_OF_RESOURCES:
+                    raise system_error(error, self.root / path) from error
+                yield name, UnreadableImage(error.strerror)
 
 
-def _is_picture(path):
-    path = PurePosixPath(path)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and "__MACOSX" not in path.parts
+class ArchiveSource(ImageSource):
+    """The images of an archive below `inside`. `path` has been verified.
+
+    UserError when it is unsafe, implausibly large, or holds no image there.
+    """
+
+    def __init__(self, path, inside, expected, classes=0):
+        self.path, root = path, PurePosixPath(inside)
+        below = {str(PurePosixPath(name).relative_to(root)): name
+                 for name in archives.members(path, archives.Limits.of_images(expected))
+                 if PurePosixPath(name).is_relative_to(root)}
+        images = [name for name in below if is_image_name(name)]
+        skipped = [(name, reason) for name in images if (reason := unfit_name(name))]
+        annotations = next((name for name in below if PurePosixPath(name).name == ANNOTATIONS), None)
+
+        def labels(paths):
+            text = decode_text(next(archives.read(path, [below[annotations]]))[1])
+            return labels_of_annotations(text, f"{path}/{below[annotations]}", paths)
+
+        wanted = [name for name in images if not unfit_name(name)]
+        super().__init__(ImageTree.of(path, wanted, skipped, expected=classes,
+                                      labels=labels if annotations else lambda paths: None))
+        if not self.names:
+            raise UserError(f"{path} holds no images{f' below {inside}' if inside else ''}")
+        self._members = {below[path]: name for name, path in self.paths.items()}
+
+    def read(self):
+        for member, content in archives.read(self.path, self._members):
+            yield self._members[member], content
 
 
-def _folder(path):
-    return PurePosixPath(path).parent.name or "images"
-
-
-def _annotated(text):
-    classes = dict(line.split("\t")[:2] for line in text.splitlines() if "\t" in line)
-    return lambda path: classes.get(PurePosixPath(path).name, "unknown")
-
-
-def fitted(image, size):
-    """A PIL image → size × size, with the bits of torchvision's Resize (bilinear, shorter side) and CenterCrop."""
-    if image.size == (size, size):
-        return image
-    sides = [size * side // min(image.size) for side in image.size]
-    image = image.resize(sides, Image.Resampling.BILINEAR)
-    left, top = (round((side - size) / 2) for side in sides)
-    return image.crop((left, top, left + size, top + size))
-
-
-def to_arrays(pictures, sizes, exact=0, title=""):
-    """{size: (n, size, size, 3) uint8}, the positions of the pictures that they hold, and the names of those left out.
+def to_arrays(source, sizes, exact=0, title="", unreadable=0.01):
+    """{size: (n, size, size, 3) uint8}, the positions of the images that they hold, and the names of those left out.
 
     Args:
-        exact: the side that every picture must have; 0: any.
+        exact: the side that every image must have; 0: any.
+        unreadable: the share of images that may be left out because they cannot be decoded; one always may.
 
-    A picture that no decoder can read is left out. UserError when these are more than one in a hundred, or when one has
-    another size than `exact`: then this is another set.
+    UserError when more are unreadable, or when one has another size than `exact`: then this is another set.
     """
-    place = {name: k for k, name in enumerate(pictures.names)}
+    place = {name: k for k, name in enumerate(source.names)}
     arrays = {size: np.zeros((len(place), size, size, 3), np.uint8) for size in sizes}
-    left_out = []
+    left_out = {}
 
     def decode(item):
         name, content = item
         try:
-            image = Image.open(io.BytesIO(content)).convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            return name
-        if exact and image.size != (exact, exact):
-            raise UserError(f"{name} is {image.size[0]}×{image.size[1]} pixels, expected {exact}×{exact}")
-        for size, array in arrays.items():
-            array[place[name]] = fitted(image, size)
-        return None
+            if isinstance(content, UnreadableImage):
+                raise content
+            with open_rgb(content) as image:
+                if exact and image.size != (exact, exact):
+                    raise UserError(f"{name} is {image.size[0]}×{image.size[1]} pixels, expected {exact}×{exact}")
+                for size, array in arrays.items():
+                    array[place[name]] = resize_center_crop(image, size)
+        except UnreadableImage as error:
+            left_out[name] = str(error)
 
-    contents, bar = pictures.read(), tqdm(total=len(place), unit="img", desc=title, disable=None, leave=False)
-    with bar, ThreadPoolExecutor(min(os.cpu_count(), 8)) as pool:  # Pillow lets go of Python's lock while it works
-        while some := list(itertools.islice(contents, 256)):
-            left_out += filter(None, pool.map(decode, some))
+    bar = tqdm(total=len(place), unit="img", desc=title, disable=None, leave=False)
+    with bar, ThreadPoolExecutor(min(os.cpu_count(), 8)) as pool:  # Pillow releases Python's lock while it works
+        for some in _chunks(source.read()):
+            list(pool.map(decode, some))
             bar.update(len(some))
-    if len(left_out) > len(place) / 100:
-        raise UserError(f"{len(left_out)} of {len(place)} pictures cannot be read, {left_out[0]} for one")
+    if len(left_out) > max(1, len(place) * unreadable):
+        name, reason = min(left_out.items())
+        raise UserError(f"{len(left_out)} of {len(place)} images cannot be read, {name} for one ({reason})")
     keep = np.setdiff1d(np.arange(len(place)), [place[name] for name in left_out])
     if left_out:
         arrays = {size: array[keep] for size, array in arrays.items()}
     return arrays, keep, sorted(left_out)
 
 
-def unpack(pictures, folder, title=""):
-    """Write the pictures as <folder>/<class>/<file>, whole or not at all. Returns a SHA-256 of names and contents."""
+def _chunks(contents):
+    """Lists of (name, content) of so many images and bytes as AT_ONCE says."""
+    some, size = [], 0
+    for name, content in contents:
+        some.append((name, content))
+        size += len(content) if isinstance(content, bytes) else 0
+        if len(some) >= AT_ONCE[0] or size >= AT_ONCE[1]:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+def unpack(source, folder, title=""):
+    """Write the images as <folder>/<class>/<file>, whole or not at all. Returns a SHA-256 of names and contents."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     digests = {}
-    bar = tqdm(pictures.read(), total=len(pictures), unit="img", desc=title, disable=None, leave=False)
+    bar = tqdm(source.read(), total=len(source), unit="img", desc=title, disable=None, leave=False)
     try:
         for name, content in bar:
             path = part / name
@@ -171,27 +163,27 @@ def unpack(pictures, folder, title=""):
         clear(folder)
         part.replace(folder)
     except OSError as error:
-        raise UserError(f"could not write {folder}: {error.strerror}. Make room, or choose another --data-dir"
-                        ) from error
+        raise system_error(error, folder, "write") or UserError(
+            f"could not write {folder}: {error.strerror}. Make room, or choose another --data-dir") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder_digest(digests)
 
 
-def link(pictures, folder):
-    """Let `folder` lead to the pictures where they are. Returns a SHA-256 of names and sizes."""
+def link(source, folder):
+    """Let `folder` lead to the images where they are. Returns a SHA-256 of names and sizes."""
     clear(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if pictures.nested:
-        folder.symlink_to(pictures.root.resolve(), target_is_directory=True)
+    if any("/" in path for path in source.tree.paths):
+        folder.symlink_to(source.root.resolve(), target_is_directory=True)
     else:
         folder.mkdir()
-        (folder / "images").symlink_to(pictures.root.resolve(), target_is_directory=True)
+        (folder / "images").symlink_to(source.root.resolve(), target_is_directory=True)
     return listing_digest(folder)
 
 
 def clear(folder):
-    """Take away what an earlier `unpack` or `link` has put there, never what a link leads to."""
+    """Remove what an earlier `unpack` or `link` has put there, never what a link leads to."""
     if folder.is_symlink():
         folder.unlink()
     elif folder.is_dir():
@@ -204,9 +196,9 @@ def folder_digest(digests):
 
 def content_digest(folder):
     """What `unpack` returned, computed from the files that are there now."""
-    return folder_digest({name: hashlib.sha256(content).hexdigest() for name, content in FolderPictures(folder).read()})
+    return folder_digest({name: hashlib.sha256(content).hexdigest() for name, content in FolderSource(folder).read()
+                          if isinstance(content, bytes)})
 
 
 def listing_digest(folder):
-    pictures = FolderPictures(folder)
-    return folder_digest({name: os.path.getsize(folder / path) for name, path in pictures._paths.items()})
+    return folder_digest({name: os.path.getsize(folder / path) for name, path in FolderSource(folder).paths.items()})

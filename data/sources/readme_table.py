@@ -7,12 +7,14 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script: make `data` and `files` importable
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script: make `data` and `utils` importable
 
 from data.datasets import CATALOG, CORRUPTED, EXPOSURE, OPENOOD, OUTLIERS
+from data.sources.plan import disk_size, download_size, files_of, size_in_words
+from data.sources.registry import SOURCES
 from data.sources.sklearn_digits import MAKERS
-from data.sources.plan import disk_size, download_size, files_of, in_words
-from utils.io import UserError, write_text
+from utils.io import UserError, human_bytes, write_text
+from utils.script import run_script
 
 BETWEEN = re.compile(r"(<!-- data table -->\n).*?(<!-- end -->)", re.S)
 SPEED = 12.5e6  # bytes a second: 100 Mbit/s
@@ -35,8 +37,8 @@ def markdown():
              "|---|---|---|---|---|--:|--:|"]
     for name, data_set in CATALOG.items():
         images = " + ".join(f"{count:,}" if count else "?" for count in data_set.counts.values())
-        cells = (f"`{name}` {data_set.title}", images, data_set.terms, role(name), checked_by(name), download(name),
-                 in_words(disk_size(name)) if disk_size(name) else "as published")
+        cells = (f"`{name}` {data_set.title}", images, SOURCES[name].terms, role(name), checked_by(name),
+                 download(name), size_in_words(disk_size(name), "as published"))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", *totals(), ""])
 
@@ -53,7 +55,7 @@ def role(name):
     for text, table in (("outlier exposure of", EXPOSURE), ("corrupted test images of", CORRUPTED)):
         users = [dataset for dataset, used in table.items() if used == name]
         roles += [f"{text} {' and '.join(users)}"] if users else []
-    return "; ".join([*roles, *filter(None, [CATALOG[name].role])])
+    return "; ".join([*roles, *filter(None, [SOURCES[name].role])])
 
 
 def checked_by(name):
@@ -70,7 +72,7 @@ def checked_by(name):
 def download(name):
     if not files_of(name):
         return "–"
-    return in_words(download_size(name)).replace("size not published", "not published")
+    return size_in_words(download_size(name), "not published")
 
 
 def totals():
@@ -78,10 +80,11 @@ def totals():
              and not (CATALOG[name].size and CATALOG[name].folders)]
     fetched, kept = (sum(size(name) for name in small) for size in (download_size, disk_size))
     corrupted = sum(download_size(name) for name in CORRUPTED.values())
-    yield (f"All sets of small networks: {in_words(fetched)} to download ({minutes(fetched)} at 100 Mbit/s), "
-           f"{in_words(fetched + kept)} on disk, {in_words(kept)} of it once `data/downloads/` is deleted. The two "
-           f"corrupted ones: {in_words(corrupted)} more to download ({minutes(corrupted)}), the same unpacked. On two "
-           "cores conversion takes a few seconds a set; for Textures half a minute, for Places365 a minute.")
+    both = human_bytes(fetched + kept)
+    yield (f"All sets of small networks: {human_bytes(fetched)} to download ({minutes(fetched)} at 100 Mbit/s), {both} "
+           f"on disk, {human_bytes(kept)} of it once `data/downloads/` is deleted. The two corrupted ones: "
+           f"{human_bytes(corrupted)} more to download ({minutes(corrupted)}), the same unpacked. On two cores "
+           "conversion takes a few seconds a set; for Textures half a minute, for Places365 a minute.")
 
 
 def minutes(size):
@@ -89,7 +92,4 @@ def minutes(size):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"table.py: {error}")
+    run_script("readme_table.py", main)

@@ -1,15 +1,14 @@
 """What `prepare` writes below data/<name>/, how it knows it again, and how it is verified."""
-import hashlib
 import json
 import os
-import zipfile
 
 import numpy as np
 
-from utils.io import UserError, written_whole
-
-from data.sources import download, images
 from data.datasets import CATALOG, array_file
+from data.manifest import FILE, Damaged, array_headers, read_arrays, read_manifest
+from data.sources import download, images
+from data.splits import content_digest
+from utils.io import UserError, atomic_write, write_text
 
 
 def store(found, folder, split, name):
@@ -36,38 +35,38 @@ def store(found, folder, split, name):
 
 
 def write_arrays(path, images, labels, names=None):
-    """names: (n) str, <class>/<file>; kept as UTF-8."""
+    """Write an .npz and return its record for the manifest. names: (n) str, <class>/<file>; kept as UTF-8."""
     images, labels = np.ascontiguousarray(images, dtype=np.uint8), np.asarray(labels, dtype=np.int64)
     more = {} if names is None else {"names": np.char.encode(names, "utf-8")}
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         np.savez(file, images=images, labels=labels, **more)
-    return {"bytes": path.stat().st_size, "sha256": content_of(images, labels)}
+    return {"bytes": path.stat().st_size, "sha256": content_digest(images, labels),
+            "crc32": {key: crc for key, (_, _, crc) in array_headers(path).items()}}
 
 
-def content_of(images, labels):
-    content = hashlib.sha256(images.data)
-    content.update(np.ascontiguousarray(labels).data)
-    return content.hexdigest()
+def write_manifest(folder, name, splits, **more):
+    write_text(folder / FILE, json.dumps({"name": name, **more, "splits": splits}, indent=1) + "\n")
 
 
 def store_folder(found, target, folder, title):
-    """Pictures of a mirror's folder are linked, those of an archive unpacked. UserError if somebody's own are there."""
-    if target.is_dir() and not target.is_symlink() and "folder" not in _recorded(folder).get(target.name, {}):
+    """Link the images of a mirror's folder, or unpack those of an archive. UserError if the user's own are there."""
+    if target.is_dir() and not target.is_symlink() and "folder" not in recorded(folder).get(target.name, {}):
         raise UserError(f"{target} is there already and was not made by prepare.py: it stays as it is")
-    linked = isinstance(found.content, images.FolderPictures)
+    linked = isinstance(found.content, images.FolderSource)
     digest = (images.link if linked else images.unpack)(found.content, target, *([] if linked else [title]))
     return {"images": len(found), "linked": linked, "sha256": digest}
 
 
 def ready_splits(folder):
     """The splits that the manifest lists and whose files lie there in full length."""
-    return {split: record for split, record in _recorded(folder).items() if _lies_there(folder, split, record)}
+    return {split: record for split, record in recorded(folder).items() if _lies_there(folder, split, record)}
 
 
-def _recorded(folder):
+def recorded(folder):
+    """The manifest's splits; {} where there is no manifest that can be used."""
     try:
-        return json.loads((folder / "manifest.json").read_text())["splits"]
-    except (FileNotFoundError, ValueError, KeyError):
+        return read_manifest(folder)["splits"]
+    except (FileNotFoundError, UserError):
         return {}
 
 
@@ -92,23 +91,23 @@ def is_same(record, found):
 
 
 def verify(name, data_dir):
-    """Compare a prepared set with its manifest, byte for byte, and print what was found. True when nothing is wrong."""
+    """Compare a prepared set with its manifest, byte for byte, and print the result. True when nothing is wrong."""
     folder, wrong, checked = data_dir / name, [], 0
     try:
-        splits = json.loads((folder / "manifest.json").read_text())["splits"]
+        splits = read_manifest(folder)["splits"]
     except FileNotFoundError:
         return True  # not prepared, or the user's own
-    except (ValueError, KeyError):
-        splits, wrong = {}, ["manifest.json"]
+    except UserError:
+        splits, wrong = {}, [FILE]
     for split, record in splits.items():
-        for file, expected in record["files"].items():
+        for file, expected in record.get("files", {}).items():
             checked += 1
             if not _same(folder / file, expected):
                 wrong.append(file)
         if kept := record.get("folder"):
             checked += 1
-            digest = (images.listing_digest if kept["linked"] else images.content_digest)
-            if not (folder / split).is_dir() or digest(folder / split) != kept["sha256"]:
+            digest = images.listing_digest if kept.get("linked") else images.content_digest
+            if not (folder / split).is_dir() or digest(folder / split) != kept.get("sha256"):
                 wrong.append(f"{split}/")
     if wrong:
         print(f"{name:14} DAMAGED: {', '.join(wrong)}. Prepare it again: python data/prepare.py {name} --fresh")
@@ -123,7 +122,6 @@ def _same(path, expected):
     try:
         if os.path.getsize(path) != expected["bytes"]:
             return False
-        with np.load(path) as content:
-            return content_of(content["images"], content["labels"]) == expected["sha256"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return content_digest(*read_arrays(path, "images", "labels")) == expected.get("sha256")
+    except (OSError, Damaged):
         return False

@@ -1,11 +1,15 @@
 """Adaptive diversity promoting (Pang et al. 2019): a sure ensemble whose members disagree about the other classes."""
+from __future__ import annotations
+
 import math
 
-from .base import class_labels, full_precision, member_logits, without_label
+from torch import Tensor
+
+from .base import DiversityLoss, without_label
 from .similarity import neglogdet
 
 
-class ADPDiversityLoss:
+class ADPDiversityLoss(DiversityLoss):
     """alpha · mean Σ p̄ log p̄ + beta · neglogdet(q), p̄ the mean of the members' probabilities and q those of the other
     classes (SDDE section 4). The larger alpha, the less sure p̄ is made; the larger beta, the more the q spread.
 
@@ -18,19 +22,18 @@ class ADPDiversityLoss:
             with it the direction of q. By default q never holds less than a thousandth of the probability.
     """
 
-    def __init__(self, alpha, beta, as_published=False):
+    needs = ("labels", "logits")
+
+    def __init__(self, alpha: float, beta: float, as_published: bool = False) -> None:
         self.alpha, self.beta, self.as_published = alpha, beta, as_published
 
-    def __call__(self, images=None, labels=None, logits=None, features=None, feature_maps=None):
-        logits = member_logits("ADPDiversityLoss", logits)
-        labels = class_labels("ADPDiversityLoss", labels, logits)
+    def value(self, labels: Tensor, logits: Tensor) -> Tensor:
         if logits.shape[2] < 2:
             raise ValueError("ADPDiversityLoss needs at least two classes")
-        with full_precision(logits):
-            log_mean = logits.log_softmax(2).logsumexp(0) - math.log(len(logits))  # (B, L)
-            negative_entropy = (log_mean.exp() * log_mean).sum(1).mean()
-            others = without_label(logits, labels)  # (N, B, L−1)
-            mass = (others.logsumexp(2) - logits.logsumexp(2)).exp()  # (N, B), 1 − p of the label
-            if not self.as_published:
-                mass = mass.clamp(min=1e-3)
-            return self.alpha * negative_entropy + self.beta * neglogdet(mass[..., None] * others.softmax(2))
+        log_mean = logits.log_softmax(2).logsumexp(0) - math.log(len(logits))  # (B, L)
+        negative_entropy = (log_mean.exp() * log_mean).sum(1).mean()
+        others = without_label(logits, labels)  # (N, B, L−1)
+        mass = (others.logsumexp(2) - logits.logsumexp(2)).exp()  # (N, B), 1 − p of the label
+        if not self.as_published:
+            mass = mass.clamp(min=1e-3)
+        return self.alpha * negative_entropy + self.beta * neglogdet(mass[..., None] * others.softmax(2))

@@ -1,63 +1,121 @@
-"""What a diversity loss is given, checked; and in which precision it computes."""
+"""What the diversity losses share: how they are called, what is checked, and in which precision they compute."""
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
+
+T = TypeVar("T")
+Members = Tensor | Sequence[Tensor]  # of N members: one tensor (N, B, …), or a list of N
 
 
-def in_float32(tensor):
+class DiversityLoss:
+    """A loss of N members' answers, to be minimised: `loss(images=, labels=, logits=, features=, feature_maps=)`.
+
+    Each subclass names in `needs` the arguments that it takes, and computes `value(**those)` from them, checked and in
+    float32 or float64. The others may be left out, so that all losses can be called alike.
+    """
+
+    needs: tuple[str, ...] = ()
+    value: Callable[..., Tensor]
+
+    def __call__(
+        self, images: Tensor | None = None, labels: Tensor | None = None, logits: Members | None = None,
+        features: Sequence[Tensor] | None = None, feature_maps: Members | None = None,
+    ) -> Tensor:
+        """The loss, a scalar connected to the graph.
+
+        Args:
+            images: (N, B, …), the very tensor that the members were given, requiring gradients.
+            labels: (B) classes of any integer type, the same for all members.
+            logits: (N, B, L), or a list of N (B, L). Not empty.
+            features: list of N (B, D).
+            feature_maps: list of N (B, C, H, W), or one tensor (N, B, C, H, W), that the logits were made from.
+
+        ValueError where an argument that the loss needs is missing or of another shape.
+        """
+        given: dict[str, Any] = {"images": images, "labels": labels, "logits": logits, "features": features,
+                                 "feature_maps": feature_maps}
+        checked = {name: given[name] for name in self.needs}
+        if "logits" in checked:
+            checked["logits"] = self.checked_logits(logits)
+        if "features" in checked:
+            checked["features"] = self.checked_features(features)
+        if "labels" in checked and "logits" in checked:
+            checked["labels"] = self.checked_labels(labels, *checked["logits"].shape[1:])
+        elif "labels" in checked:
+            checked["labels"] = self.checked_length(labels, len(checked["features"][0]))
+        with full_precision(checked.get("logits", checked.get("features", [None])[0])):
+            return self.value(**checked)
+
+    def needs_error(self, what: str) -> ValueError:
+        return ValueError(f"{type(self).__name__} needs {what}")
+
+    def checked_logits(self, logits: Members | None) -> Tensor:
+        if logits is None:
+            raise self.needs_error("logits=, the members' logits (N, B, L)")
+        if not isinstance(logits, Tensor):
+            logits = torch.stack(list(logits))
+        if logits.dim() != 3 or not logits.numel():
+            raise self.needs_error(f"logits of every member, (N, B, L) and not empty, got {tuple(logits.shape)}")
+        return in_float32(logits)
+
+    def checked_features(self, features: Sequence[Tensor] | None) -> list[Tensor]:
+        if features is None or not len(features):
+            raise self.needs_error("features=, a list of N (B, D)")
+        if len({tuple(f.shape) for f in features}) > 1:
+            raise self.needs_error("features of one shape (B, D) for every member, got "
+                                   f"{', '.join(str(tuple(f.shape)) for f in features)}")
+        return [in_float32(f) for f in features]
+
+    def checked_length(self, labels: Tensor | None, size: int) -> Tensor:
+        if labels is None:
+            raise self.needs_error("labels=, (B) classes")
+        if labels.shape != (size,):
+            raise self.needs_error(f"one label a sample, ({size},), for all members alike, got {tuple(labels.shape)}")
+        return labels
+
+    def checked_labels(self, labels: Tensor | None, size: int, classes: int) -> Tensor:
+        """(B) int64. That they are classes of the logits is looked at where looking costs nothing, on a CPU."""
+        labels = self.checked_length(labels, size)
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise self.needs_error(f"labels that are class numbers, got {labels.dtype}")
+        if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+            low, high = int(labels.min()), int(labels.max())
+            if not 0 <= low <= high < classes:
+                raise self.needs_error(f"labels in [0, {classes}), got {low} to {high}")
+        return labels.long()
+
+
+def in_float32(tensor: Tensor) -> Tensor:
     """The tensor itself in float32 or float64, a float32 copy of a half or bfloat16 one."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 @contextlib.contextmanager
-def full_precision(tensor):
+def full_precision(tensor: Tensor) -> Iterator[None]:
     """A block without autocast on the tensor's device; some, as "meta", have none anyway."""
     device = tensor.device.type
     with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else contextlib.nullcontext():
         yield
 
 
-def member_logits(loss, logits):
-    """(N, B, L) logits in full precision. ValueError when they are missing or of another shape, or when B is 0."""
-    if logits is None:
-        raise ValueError(f"{loss} needs logits=, the members' logits (N, B, L)")
-    if isinstance(logits, (list, tuple)):
-        logits = torch.stack(list(logits))
-    if logits.dim() != 3 or not logits.numel():
-        raise ValueError(f"{loss} needs logits of every member, (N, B, L) and not empty, got {tuple(logits.shape)}")
-    return in_float32(logits)
-
-
-def class_labels(loss, labels, logits):
-    """(B) int64 labels. ValueError when they are missing, of another length or kind, or (where looking costs nothing,
-    on a CPU) no class of the logits."""
-    if labels is None:
-        raise ValueError(f"{loss} needs labels=, (B) classes")
-    if labels.shape != logits.shape[1:2]:
-        raise ValueError(f"{loss} needs one label a sample, ({logits.shape[1]},), for all members alike, "
-                         f"got {tuple(labels.shape)}")
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"{loss} needs labels that are class numbers, got {labels.dtype}")
-    looking_is_free = labels.device.type == "cpu" and not torch.compiler.is_compiling()
-    if looking_is_free and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[2]:
-        raise ValueError(f"{loss} needs labels in [0, {logits.shape[2]}), "
-                         f"got {int(labels.min())} to {int(labels.max())}")
-    return labels.long()
-
-
-def choice(what, value, known):
+def choice(what: str, value: T, known: Iterable[T]) -> T:
     """The value. ValueError, naming the known ones, when it is not among them."""
     if value not in known:
-        raise ValueError(f"unknown {what} {value!r}: choose from {', '.join(known)}")
+        raise ValueError(f"unknown {what} {value!r}: choose from {', '.join(map(str, known))}")
     return value
 
 
-def of_label(values, labels):
+def of_label(values: Tensor, labels: Tensor) -> Tensor:
     """values[n, b, labels[b]]: (N, B, L) → (N, B)."""
     return values.gather(2, labels.expand(len(values), -1)[..., None]).squeeze(2)
 
 
-def without_label(values, labels):
+def without_label(values: Tensor, labels: Tensor) -> Tensor:
     """values without the entry of the label: (N, B, L) → (N, B, L−1)."""
     n, b, classes = values.shape
     others = torch.arange(classes - 1, device=values.device).expand(b, -1)  # (B, L−1)

@@ -1,11 +1,14 @@
 """DICE (Ramé & Cord 2021): features of two members should tell nothing of each other beyond the class."""
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from .base import full_precision, in_float32
+from .base import DiversityLoss, full_precision, in_float32
 
 
 class DiceDiscriminator(nn.Module):
@@ -17,20 +20,24 @@ class DiceDiscriminator(nn.Module):
         label_dim: length of a class's embedding.
     """
 
-    def __init__(self, num_classes, embedding_dim, units=(256, 256, 100), label_dim=64):
+    def __init__(
+        self, num_classes: int, embedding_dim: int, units: Sequence[int] = (256, 256, 100), label_dim: int = 64
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_classes, label_dim)
-        layers, width = [], 2 * embedding_dim + label_dim
+        layers: list[nn.Module] = []
+        width = 2 * embedding_dim + label_dim
         for unit in units:
             layers += [nn.Linear(width, unit), nn.LeakyReLU(0.2)]
             width = unit
         self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
 
-    def forward(self, first, second, labels):
+    def forward(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
         """(B, D), (B, D) features of two members and (B) labels → (B)."""
-        return self.layers(torch.cat([first, second, self.embedding(labels)], 1)).squeeze(1)
+        log_odds: Tensor = self.layers(torch.cat([first, second, self.embedding(labels)], 1))  # (B, 1)
+        return log_odds.squeeze(1)
 
-    def loss(self, features, labels):
+    def loss(self, features: Sequence[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
         """What the discriminator minimises, and how often it is right.
 
         For each pair of members: features of the same image against those of the class's next image.
@@ -54,7 +61,7 @@ class DiceDiscriminator(nn.Module):
         return loss, accuracy.detach()
 
 
-class DiceDiversityLoss:
+class DiceDiversityLoss(DiversityLoss):
     """Mean over samples and pairs i < j of tau·tanh(r/tau), r = D(fᵢ, fⱼ, y) the log density ratio; in (−tau, tau)
     (SDDE section 4).
 
@@ -68,30 +75,31 @@ class DiceDiversityLoss:
             is computed without the overflow that gives the published code NaN gradients below −88.
     """
 
-    def __init__(self, discriminator, tau=10.0, as_published=False):
+    needs = ("features", "labels")
+
+    def __init__(
+        self, discriminator: Callable[[Tensor, Tensor, Tensor], Tensor], tau: float = 10.0, as_published: bool = False
+    ) -> None:
         self.discriminator, self.tau, self.as_published = discriminator, tau, as_published
 
-    def __call__(self, images=None, labels=None, logits=None, features=None, feature_maps=None):
-        if features is None or labels is None:
-            raise ValueError("DiceDiversityLoss needs features=, a list of N (B, D), and labels=, (B)")
-        features = [in_float32(f) for f in features]
+    def value(self, features: list[Tensor], labels: Tensor) -> Tensor:
         if len(features) < 2:
-            return 0 * sum(f.sum() for f in features)
-        first, second, labels = pairs(features, features, labels)
-        with full_precision(first):
-            ratios = fixed(self.discriminator)(first, second, labels)
-            if self.as_published:
-                ratios = -torch.logaddexp(-ratios, ratios.new_tensor(math.log(1e-6)))
-            return (self.tau * torch.tanh(ratios / self.tau)).mean()
+            return 0 * features[0].sum()
+        ratios = fixed(self.discriminator)(*pairs(features, features, labels))
+        if self.as_published:
+            ratios = -torch.logaddexp(-ratios, ratios.new_tensor(math.log(1e-6)))
+        return (self.tau * torch.tanh(ratios / self.tau)).mean()
 
 
-def pairs(features, others, labels):
+def pairs(
+    features: Sequence[Tensor], others: Sequence[Tensor], labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """features of i, others of j, for all i < j in one batch, and their labels: (P·B, D), (P·B, D), (P·B)."""
     i, j = torch.triu_indices(len(features), len(features), 1).tolist()
     return torch.cat([features[k] for k in i]), torch.cat([others[k] for k in j]), labels.repeat(len(i))
 
 
-def fixed(discriminator):
+def fixed(discriminator: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The same function, through which no gradient reaches its parameters."""
     if not isinstance(discriminator, nn.Module):
         return discriminator
@@ -99,7 +107,7 @@ def fixed(discriminator):
     return lambda *inputs: torch.func.functional_call(discriminator, parameters, inputs)
 
 
-def next_of_class(labels):
+def next_of_class(labels: Tensor) -> Tensor:
     """(B) → (B): the position of the next sample of the same class, around in a ring."""
     order = labels.argsort(stable=True)
     counts = labels.bincount()

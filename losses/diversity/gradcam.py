@@ -1,22 +1,31 @@
 """Saliency diversity, the loss of SDDE: members that look at different places of an image."""
-import torch
+from __future__ import annotations
 
-from .base import choice, class_labels, full_precision, in_float32, member_logits, of_label
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .base import Members, choice, in_float32, of_label
+from .second_order import SecondOrderDiversityLoss
 from .similarity import SIMILARITIES
 
 MODES = ("gt_logit", "gt_prob", "alt_logits", "alt_probs", "small_logits")
-ACTIVATIONS = {"relu": torch.relu, "abs": torch.abs, "none": lambda maps: maps}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "abs": torch.abs, "none": lambda maps: maps}
 
 
-class GradCAMDiversityLoss:
+class GradCAMDiversityLoss(SecondOrderDiversityLoss):
     """Mean over samples and pairs of the similarity between members' GradCAM maps (SDDE, equations 3 to 5).
 
     A map is activation(Σ_c w_c A_c), A a member's feature maps and w_c the mean over pixels of ∂output/∂A_c; a border
     of `padding` pixels is cut off and the rest standardised, so that the default is the correlation of two maps, in
-    [−1/(N−1), 1]. Both A and w are differentiated: the loss reaches the weights on both sides of the maps.
+    [−1/(N−1), 1]. Both A and w are differentiated: the loss reaches the weights on both sides of the maps, and needs a
+    network with second derivatives (no torch.compile around the network alone, no fused attention kernels).
 
-    Called with labels (B), logits (N, B, L) and feature_maps, a list of N maps (B, C, H, W) that the logits were made
-    from. Samples must not mix between maps and logits: BatchNorm in eval mode.
+    Called with labels (B), logits (N, B, L) and feature_maps that the logits were made from: a list of N maps
+    (B, C, H, W), or one tensor (N, B, C, H, W) if the members' later layers were given (slices of) that very tensor.
+    Samples must not mix between maps and logits, so BatchNorm there must be in eval mode: in training mode it uses the
+    batch's statistics, and a sample's w would hold other samples' gradients. The first call warns of it.
 
     Args:
         mode: the output: the label's logit (published) or probability, the mean of the other classes' logits or
@@ -27,40 +36,43 @@ class GradCAMDiversityLoss:
 
     After a call `dead_fraction` is the share of the N·B maps that are zero everywhere (a 0-dim tensor, on the device):
     such a map is like no other and has no gradient, so a member can escape by dying. One member: 0.
-    ValueError when the padding leaves less than two pixels of a map, for maps that the logits do not come from, and for
-    a stacked tensor of maps, whose slices are made after the fact and lead nowhere.
+    ValueError when the padding leaves less than two pixels of a map, and for maps that the logits do not come from, as
+    a tensor that was stacked from the members' maps after the forward pass. RuntimeError, with the usual causes, when
+    the network has no second derivatives.
     """
 
-    def __init__(self, mode="gt_logit", similarity="cosine", padding=1, activation="relu"):
+    needs = ("labels", "logits", "feature_maps")
+    dead_fraction: Tensor | None = None
+
+    def __init__(
+        self, mode: str = "gt_logit", similarity: str = "cosine", padding: int = 1, activation: str = "relu"
+    ) -> None:
         self.mode = choice("mode", mode, MODES)
         self.similarity = choice("similarity", similarity, tuple(SIMILARITIES))
         self.activation = choice("activation", activation, tuple(ACTIVATIONS))
         if padding < 0:
             raise ValueError(f"padding must be 0 or more, got {padding}")
         self.padding = padding
-        self.dead_fraction = None
 
-    def __call__(self, images=None, labels=None, logits=None, features=None, feature_maps=None):
-        logits = member_logits("GradCAMDiversityLoss", logits)
-        labels = class_labels("GradCAMDiversityLoss", labels, logits)
+    def value(self, labels: Tensor, logits: Tensor, feature_maps: Members | None) -> Tensor:
         if logits.shape[2] < 2 and not self.mode.startswith("gt"):
             raise ValueError(f"GradCAMDiversityLoss({self.mode!r}) needs at least two classes")
-        maps = self.checked(feature_maps, logits)
-        with full_precision(logits):
-            gradients = torch.autograd.grad(
-                self.output(logits, labels), maps, create_graph=True, allow_unused=True)
-            if any(gradient is None for gradient in gradients):
-                raise ValueError("the logits do not depend on these feature_maps: pass the maps that they were made "
-                                 "from, a list of N, neither detached nor copied")
-            weights = torch.stack([in_float32(g).mean((2, 3)) for g in gradients])  # (N, B, C)
-            a = torch.stack([in_float32(m) for m in maps])  # (N, B, C, H, W)
-            cams = ACTIVATIONS[self.activation](torch.einsum("nbc,nbchw->nbhw", weights, a))
-            if self.padding:
-                cams = cams[:, :, self.padding : -self.padding, self.padding : -self.padding]
-            self.dead_fraction = (cams.detach() == 0).all(3).all(2).float().mean()
-            return SIMILARITIES[self.similarity](standardised(cams.flatten(2)))
+        maps = self.checked_maps(feature_maps, logits)
+        output = self.output(logits, labels)
+        found = self.gradients(output, maps)
+        gradients = [in_float32(gradient) for gradient in found if gradient is not None]
+        if len(gradients) < len(maps):
+            raise ValueError(_why_unconnected(feature_maps))
+        stacked = isinstance(feature_maps, Tensor)
+        weights = (gradients[0] if stacked else torch.stack(gradients)).mean((3, 4))  # (N, B, C)
+        a = in_float32(maps[0]) if stacked else torch.stack([in_float32(m) for m in maps])  # (N, B, C, H, W)
+        cams = ACTIVATIONS[self.activation](torch.einsum("nbc,nbchw->nbhw", weights, a))
+        if self.padding:
+            cams = cams[:, :, self.padding : -self.padding, self.padding : -self.padding]
+        self.dead_fraction = (cams.detach() == 0).all(3).all(2).float().mean()
+        return self.tried(SIMILARITIES[self.similarity](standardised(cams.flatten(2))), maps, output)
 
-    def output(self, logits, labels):
+    def output(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Summed over members and samples, so that one backward pass gives every sample's own gradients."""
         others = logits.shape[2] - 1
         if self.mode == "gt_logit":
@@ -75,16 +87,17 @@ class GradCAMDiversityLoss:
         p = of_label(logits.softmax(2), labels)
         return p.sum() if self.mode == "gt_prob" else ((1 - p) / others).sum()
 
-    def checked(self, maps, logits):
-        if isinstance(maps, torch.Tensor):
-            raise ValueError("feature_maps must be a list of the members' own maps: the slices of a stacked tensor are "
-                             "made after the forward pass, so that the logits do not come from them")
-        if maps is None or len(maps) != len(logits):
-            raise ValueError(f"GradCAMDiversityLoss needs feature_maps=, a list of {len(logits)} maps (B, C, H, W), "
-                             f"one a member, got {'none' if maps is None else len(maps)}")
+    def checked_maps(self, maps: Members | None, logits: Tensor) -> list[Tensor]:
+        """The tensors to differentiate by: a list of N, or of the one stacked tensor."""
+        n, b = logits.shape[:2]
+        if maps is None or len(maps) != n:
+            raise self.needs_error(f"feature_maps=, a list of {n} maps (B, C, H, W), one a member, got "
+                                   f"{'none' if maps is None else len(maps)}")
+        if isinstance(maps, Tensor) and maps.dim() != 5:
+            raise ValueError(f"stacked feature_maps must be (N, B, C, H, W), got {tuple(maps.shape)}")
         for m in maps:
-            if m.dim() != 4 or len(m) != logits.shape[1]:
-                raise ValueError(f"feature_maps must be (B, C, H, W) with B = {logits.shape[1]}, got {tuple(m.shape)}")
+            if m.dim() != 4 or len(m) != b:
+                raise ValueError(f"feature_maps must be (B, C, H, W) with B = {b}, got {tuple(m.shape)}")
             if not m.requires_grad:
                 raise ValueError("feature_maps are detached: pass the maps that the logits were made from")
             height, width = (side - 2 * self.padding for side in m.shape[2:])
@@ -92,10 +105,20 @@ class GradCAMDiversityLoss:
                 left = "nothing" if height < 1 or width < 1 else "a single pixel"
                 raise ValueError(
                     f"a padding of {self.padding} leaves {left} of maps of {m.shape[2]}×{m.shape[3]} pixels")
-        return list(maps)
+        return [maps] if isinstance(maps, Tensor) else list(maps)
 
 
-def standardised(cams):
+def _why_unconnected(maps: Members | None) -> str:
+    if isinstance(maps, Tensor):
+        return ("the logits do not come from this stacked tensor of feature_maps: the slices of a stacked tensor are "
+                "made after the forward pass. Pass the list of the members' own maps, or the tensor that their later "
+                "layers were really given")
+    return ("the logits do not depend on these feature_maps: pass the maps that they were made from, a list of N, "
+            "neither detached nor copied. Maps and logits that come out of a network compiled by torch.compile do not "
+            "depend on each other: compile network and loss together as one function, or neither")
+
+
+def standardised(cams: Tensor) -> Tensor:
     """(N, B, D) → mean 0 and (biased) standard deviation 1 over the pixels; a constant map becomes 0."""
     centred = cams - cams.mean(2, keepdim=True)
     variance = centred.square().mean(2, keepdim=True)

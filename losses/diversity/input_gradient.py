@@ -1,37 +1,41 @@
 """Members whose answers react to different pixels: the cosine of their input gradients."""
-import torch
+from __future__ import annotations
 
-from .base import choice, class_labels, full_precision, in_float32, member_logits, of_label
+from torch import Tensor
+
+from .base import choice, in_float32, of_label
+from .second_order import SecondOrderDiversityLoss
 from .similarity import cosine
 
 MODES = ("max", "min", "gt", "sum")
 
 
-class InputGradientDiversityLoss:
+class InputGradientDiversityLoss(SecondOrderDiversityLoss):
     """Mean over samples and pairs of the cosine between ∂outputₙ/∂imageₙ; in [−1/(N−1), 1].
 
     Called with images (N, B, …) requiring gradients, the very tensor that the members were given, logits (N, B, L) and,
-    for "gt", labels (B).
+    for "gt", labels (B). The network must have second derivatives, and BatchNorm must be in eval mode, since otherwise
+    a sample's gradient holds parts of the others'; see GradCAMDiversityLoss.
 
     Args:
         mode: which logit is differentiated: the "max" or "min" one, that of the label ("gt"), or the "sum" of all.
     """
 
-    def __init__(self, mode):
+    def __init__(self, mode: str) -> None:
         self.mode = choice("mode", mode, MODES)
+        self.needs = ("images", "logits", "labels") if mode == "gt" else ("images", "logits")
 
-    def __call__(self, images=None, labels=None, logits=None, features=None, feature_maps=None):
-        logits = member_logits("InputGradientDiversityLoss", logits)
+    def value(self, images: Tensor | None, logits: Tensor, labels: Tensor | None = None) -> Tensor:
         if images is None or not images.requires_grad or images.dim() < 3 or images.shape[:2] != logits.shape[:2]:
-            raise ValueError("InputGradientDiversityLoss needs images=, (N, B, …) requiring gradients, one copy for "
-                             "each member and the very tensor that the members were given")
-        with full_precision(logits):
-            if self.mode == "gt":
-                output = of_label(logits, class_labels("InputGradientDiversityLoss", labels, logits))
-            else:
-                output = {"max": lambda: logits.amax(2), "min": lambda: logits.amin(2), "sum": lambda: logits.sum(2)}[
-                    self.mode]()
-            gradients, = torch.autograd.grad(output.sum(), images, create_graph=True, allow_unused=True)
-            if gradients is None:
-                raise ValueError("the logits do not depend on these images: pass the very tensor that the members got")
-            return cosine(in_float32(gradients))
+            raise self.needs_error("images=, (N, B, …) requiring gradients, one copy for each member and the very "
+                                   "tensor that the members were given")
+        if labels is not None:
+            output = of_label(logits, labels).sum()
+        elif self.mode == "sum":
+            output = logits.sum()
+        else:
+            output = (logits.amax(2) if self.mode == "max" else logits.amin(2)).sum()
+        gradients, = self.gradients(output, [images])
+        if gradients is None:
+            raise ValueError("the logits do not depend on these images: pass the very tensor that the members got")
+        return self.tried(cosine(in_float32(gradients)), [images], output)

@@ -1,0 +1,150 @@
+"""From an image file to pixels, the same way for every reader: modes, orientation, limits, size.
+
+The same picture gives the same pixels in whatever mode and orientation it is stored.
+"""
+import contextlib
+import io
+import os
+import stat
+import threading
+import warnings
+
+import numpy as np
+from PIL import Image
+
+from utils.io import OUT_OF_RESOURCES, UserError, system_error
+
+MAX_PIXELS = 89_478_485  # Pillow's own limit: a quarter of a gigabyte as RGB
+LARGE = 1 << 24  # pixels; images of more are decoded one at a time
+MAX_ASPECT_RATIO = 100  # of what is resized: the ends of longer images would be cropped away afterwards
+ORIENTATION = 0x0112  # EXIF tag
+TRANSPOSE = Image.Transpose
+UPRIGHT = {2: TRANSPOSE.FLIP_LEFT_RIGHT, 3: TRANSPOSE.ROTATE_180, 4: TRANSPOSE.FLIP_TOP_BOTTOM, 5: TRANSPOSE.TRANSPOSE,
+           6: TRANSPOSE.ROTATE_270, 7: TRANSPOSE.TRANSVERSE, 8: TRANSPOSE.ROTATE_90}
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such images are refused here
+_one_large_at_a_time = threading.RLock()
+
+
+class UnreadableImage(Exception):
+    """An image file that cannot be decoded; the message is the reason."""
+
+
+@contextlib.contextmanager
+def open_rgb(source):
+    """The RGB image in a file (a path) or in its bytes, upright, for the duration of the block.
+
+    UnreadableImage when it cannot be decoded, UserError when the system has run out of files or memory. Images of more
+    than LARGE pixels are held by one thread at a time, so that memory stays bounded.
+    """
+    with contextlib.ExitStack() as held:
+        yield _decoded(source, held)
+
+
+def read_rgb(source):
+    """(RGB image, the mode that it is stored in); errors as of open_rgb."""
+    with contextlib.ExitStack() as held:
+        image = _decoded(source, held)
+        return image, image.info["stored_mode"]
+
+
+def _decoded(source, held):
+    try:
+        if not isinstance(source, bytes) and not stat.S_ISREG(os.stat(source).st_mode):
+            raise UnreadableImage("it is not a regular file")
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise UnreadableImage(f"it has {width}×{height} pixels, more than {MAX_PIXELS:,}")
+            if width * height > LARGE:
+                held.enter_context(_one_large_at_a_time)
+            stored_mode, image_format = image.mode, image.format
+            rgb = to_rgb(image, image_format)
+            rgb.info = {"stored_mode": stored_mode, "format": image_format}
+            return rgb
+    except UnreadableImage:
+        raise
+    except MemoryError as error:
+        raise UserError(f"there is no memory left to decode {_name(source)}. Use fewer workers or jobs") from error
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more
+        if isinstance(error, OSError) and error.errno in OUT_OF_RESOURCES:
+            raise system_error(error, _name(source)) from error
+        raise UnreadableImage(str(error) or type(error).__name__) from error
+
+
+def _name(source):
+    return "an image" if isinstance(source, bytes) else source
+
+
+def to_rgb(image, image_format=None):
+    """An image of any mode → RGB, 8 bits a channel, turned upright by its EXIF orientation.
+
+    16-bit grayscale is scaled to 8 bits. Transparent pixels are shown on white. ValueError for numbers whose range
+    cannot be known.
+    """
+    image.load()
+    image_format = image_format or image.format
+    if image.mode.startswith("I;16") or image.mode == "I" and image_format in ("PNG", "PPM"):
+        gray = (np.asarray(image).astype(np.int64) + 128) // 257  # 65535 → 255
+        rgb = Image.fromarray(gray.clip(0, 255).astype(np.uint8)).convert("RGB")
+    elif image.mode in ("I", "F"):
+        rgb = Image.fromarray(_scaled(np.asarray(image))).convert("RGB")
+    elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgb = _on_white(image.convert("LA") if image.mode == "La" else image)
+    else:
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+    transpose = UPRIGHT.get(_orientation(image))
+    return rgb.transpose(transpose) if transpose is not None else rgb
+
+
+def _scaled(values):
+    """Pixels of 32 bits: from 0 to 255 they are taken as they are, floats from 0 to 1 as fractions."""
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 255):  # NaN, too
+        raise ValueError(f"its pixels go from {low:g} to {high:g}, and what is white cannot be known")
+    return (values * (255 if values.dtype.kind == "f" and high <= 1 else 1)).round().astype(np.uint8)
+
+
+def _on_white(image):
+    image = image.convert("RGBA")
+    if image.getextrema()[3][0] < 255:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _orientation(image):
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # damaged EXIF data do not make the picture unreadable
+        return 1
+
+
+def resize_center_crop(image, size, shorter_side=None):
+    """A PIL image → size × size, with the bits of torchvision's Resize(shorter_side or size) and CenterCrop(size).
+
+    Images that are more than MAX_ASPECT_RATIO times as long as wide lose their ends first: memory stays bounded.
+    """
+    shorter_side = shorter_side or size
+    if image.size == (size, size) and shorter_side == size:
+        return image
+    short, long = min(image.size), max(image.size)
+    if long > MAX_ASPECT_RATIO * short:
+        image = _center_crop(image, [min(side, MAX_ASPECT_RATIO * short) for side in image.size])
+        short = min(image.size)
+    sides = [shorter_side * side // short for side in image.size]
+    return _center_crop(image.resize(sides, Image.Resampling.BILINEAR), (size, size))
+
+
+def _center_crop(image, sides):
+    left, top = (round((have - want) / 2) for have, want in zip(image.size, sides))
+    return image.crop((left, top, left + sides[0], top + sides[1]))
+
+
+def resize_arrays(images, size):
+    """(n, H, W, C) uint8 → (n, size, size, C), each as resize_center_crop does it."""
+    if images.shape[1:3] == (size, size):
+        return images
+    squeezed = images.squeeze(-1) if images.shape[-1] == 1 else images
+    resized = [np.asarray(resize_center_crop(Image.fromarray(image), size)) for image in squeezed]
+    return np.stack(resized).reshape(len(images), size, size, -1) if len(images) else np.zeros(
+        (0, size, size, images.shape[-1]), np.uint8)

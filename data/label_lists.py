@@ -1,0 +1,171 @@
+"""Files that tell the class of each image of a folder without class folders, as people have them. Nothing is moved.
+
+Kaggle's LOC_val_solution.csv, the development kit's ground truth with its meta.mat, a list "file class" a line, or a
+class a line for images in the order of their numbers. Columns are separated by spaces, tabs, commas or semicolons, in
+any encoding; names may hold spaces.
+"""
+import csv
+import re
+from collections import Counter
+from pathlib import PurePosixPath
+
+from utils.io import UserError, read_text
+
+KAGGLE, DEVKIT = "LOC_val_solution.csv", "ILSVRC2012_validation_ground_truth.txt"
+ANNOTATIONS = "val_annotations.txt"  # Tiny ImageNet's
+LISTS = ("val.txt", "val_map.txt", ANNOTATIONS, "labels.txt")  # a file name and its class a line
+IN_ORDER = ("imagenet_2012_validation_synset_labels.txt", "synset_labels.txt")  # a class a line
+NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
+
+
+def labels_beside(root, paths, classes=()):
+    """{path: class name} by the file of labels with the images, in `root`, or beside it; None where there is none.
+
+    Args:
+        paths: of image files in one folder, relative to root.
+        classes: names of the classes in the order of their numbers, for lists that give numbers.
+    UserError when a list says nothing of an image, or numbers classes that are not known.
+    """
+    for place in dict.fromkeys([root / PurePosixPath(paths[0]).parent, root, root.parent] if paths else ()):
+        for find in (_kaggle, _devkit, _list, _in_order):
+            if found := find(place, paths):
+                path, labels = found
+                return _complete(path, root, paths, _named(path, labels, classes))
+    return None
+
+
+def annotated_labels(root, paths):
+    """The same by Tiny ImageNet's val_annotations.txt alone."""
+    for place in dict.fromkeys([root, root / PurePosixPath(paths[0]).parent] if paths else ()):
+        if (place / ANNOTATIONS).is_file():
+            return labels_of_annotations(read_text(place / ANNOTATIONS), place / ANNOTATIONS, paths)
+    return None
+
+
+def labels_of_annotations(text, path, paths):
+    """The same by its text."""
+    return _complete(path, PurePosixPath(path).parent, paths, _of_lines(text, paths))
+
+
+def _named(path, labels, classes):
+    """Numbers, from 0, become class names."""
+    numbers = [label for label in labels.values() if label.isdigit()]
+    if len(numbers) < len(labels) or not labels:
+        return labels
+    if not classes:
+        raise UserError(f"{path} numbers its classes, and there is no training folder that says which is which")
+    if (most := max(map(int, numbers))) >= len(classes):
+        raise UserError(f"{path} numbers a class {most}, and there are {len(classes)} classes, from 0")
+    return {image: classes[int(label)] for image, label in labels.items()}
+
+
+def _complete(path, root, paths, labels):
+    if missing := [image for image in paths if image not in labels]:
+        raise UserError(f"{path} says nothing of {len(missing)} of the {len(paths)} images in {root}, {missing[0]} for "
+                        "one")
+    return labels
+
+
+# ---- each kind of file: (path, {image: label as text}) or None ----
+
+def _kaggle(place, paths):
+    path = place / KAGGLE
+    if not path.is_file():
+        return None
+    text = read_text(path)
+    rows = csv.DictReader(text.splitlines(), delimiter=_separator(text))
+    if not {"ImageId", "PredictionString"} <= set(rows.fieldnames or ()):
+        raise UserError(f"{path} has no columns ImageId and PredictionString: put Kaggle's own file there")
+    by_name = _by_name(paths)
+    labels = {}
+    for row in rows:
+        image, words = by_name.get((row["ImageId"] or "").strip()), (row["PredictionString"] or "").split()
+        if image and words:
+            labels[image] = words[0]
+    return path, labels
+
+
+def _devkit(place, paths):
+    path = next((path for depth in ("", "*/", "*/*/") for path in sorted(place.glob(depth + DEVKIT))), None)
+    return path and (path, _by_number(path, devkit_names(path), paths))
+
+
+def _list(place, paths):
+    path = next((place / name for name in LISTS if (place / name).is_file()), None)
+    return path and (path, _of_lines(read_text(path), paths))
+
+
+def _in_order(place, paths):
+    path = next((place / name for name in IN_ORDER if (place / name).is_file()), None)
+    return path and (path, _by_number(path, read_text(path).split(), paths))
+
+
+def devkit_names(path):
+    """The wnid of each validation image, by its number, from the ILSVRC 2012 development kit."""
+    from scipy.io import loadmat  # here, because few need it
+
+    meta_file = path.parent / "meta.mat"
+    try:
+        meta = loadmat(meta_file, squeeze_me=True)["synsets"]
+        wnids = {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in meta}
+        return [wnids[int(number)] for number in read_text(path).split()]
+    except UserError:
+        raise
+    except Exception as error:  # SciPy raises many kinds
+        raise UserError(f"{path} and its {meta_file.name} cannot be used ({error!r}): unpack the development kit again"
+                        ) from error
+
+
+def _by_number(path, labels, paths):
+    """Line k is the label of image number k, whichever images are there."""
+    numbers = {image: NUMBER.fullmatch(PurePosixPath(image).stem) for image in paths}
+    if all(numbers.values()):
+        numbers = {image: int(found[1]) for image, found in numbers.items()}
+        if not 1 <= min(numbers.values()) <= max(numbers.values()) <= len(labels):
+            raise UserError(f"{path} has {len(labels)} lines, and there is an image number {max(numbers.values())}: "
+                            "they are not of one set")
+        return {image: labels[number - 1] for image, number in numbers.items()}
+    if len(labels) != len(paths):
+        raise UserError(f"{path} has {len(labels)} lines, and there are {len(paths)} images whose names do not tell "
+                        "their numbers: they must be as many")
+    return dict(zip(sorted(paths), labels))
+
+
+def _of_lines(text, paths):
+    """image → label of the lines of a list; lines of other images are passed over."""
+    by_name, labels = _by_name(paths), {}
+    for line in text.splitlines():
+        name, *words = _columns(line, by_name) or [""]
+        if words and words[0].strip('"'):
+            labels[by_name[_bare(name)]] = words[0].strip('"')
+    return labels
+
+
+def _columns(line, by_name):
+    """The columns of a line: separated by tabs, semicolons, commas or spaces, which names may hold, too."""
+    for separator in "\t;,":
+        words = [word.strip() for word in line.split(separator)]
+        if len(words) > 1 and _bare(words[0]) in by_name:
+            return words
+    words = line.split()
+    for count in range(1, len(words)):  # the shortest name that is an image's
+        name = " ".join(words[:count])
+        if _bare(name) in by_name:
+            return [name, *words[count:]]
+    return []
+
+
+def _bare(name):
+    return PurePosixPath(name.strip('"').replace("\\", "/")).name
+
+
+def _by_name(paths):
+    """The bare name of an image, with and, where only one has it, without its ending → its path."""
+    stems = Counter(PurePosixPath(path).stem for path in paths)
+    names = {stem: path for path in paths if stems[stem := PurePosixPath(path).stem] == 1}
+    return names | {PurePosixPath(path).name: path for path in paths}
+
+
+def _separator(text):
+    first = text.split("\n", 1)[0]
+    return max(",;\t", key=first.count)

@@ -1,0 +1,76 @@
+"""Calibration under corruption: CIFAR-10-C and CIFAR-100-C, as SDDE's test_ece scripts for severities 1 and 5."""
+import math
+
+import numpy as np
+
+from reporting.comparison import grouped
+from reporting.names import in_order, title_of
+from reporting.tables import Section
+from reporting.verdicts import number
+
+LEGEND = """\
+Test images under corruptions, mean over them of each metric, then mean ± sample standard deviation over n seeds; the
+  checkpoint is the one of the best epoch. The four corruptions that the benchmark keeps for validation are left out.
+own T: the temperature is fitted, by NLL, on validation images under the same corruption, as SDDE's scripts do for
+  CIFAR-C. clean T: on clean validation images, as they do for ImageNet-C. T = 1: not calibrated.
+ECE with 15 bins, a fraction; NLL in nats; Brier score from 0 to 2; all lower is better. No values were found in print:
+  SDDE's picture has none, and which corruptions its scripts averaged over is not known."""
+METRICS = {  # column → (metric of a corrupted set, of the clean one, unit, digits)
+    "ACC (%)": ("accuracy", "accuracy", 100, 2), "ECE, T = 1": ("ece_uncalibrated", "ece_uncalibrated", 1, 4),
+    "ECE, own T": ("ece", "ece", 1, 4), "ECE, clean T": ("ece_clean_temperature", "ece", 1, 4),
+    "NLL, own T": ("nll", "nll", 1, 4), "NLL, clean T": ("nll_clean_temperature", "nll", 1, 4),
+    "Brier, own T": ("brier", "brier", 1, 4), "Brier, clean T": ("brier_clean_temperature", "brier", 1, 4)}
+SHOWN = (0, 1, 5)  # severities; the CSV has all
+
+
+def rows_of(dataset, runs):
+    """Tidy: a row a run × severity × column: the mean over the corruptions that were tested, and how many."""
+    rows = []
+    for run in (run for run in runs if run.id_dataset == dataset):
+        groups = {place[0] for place in run.cells("openood", "best", "images") if place[0].startswith("corrupted_")}
+        severities = {int(group.removeprefix("corrupted_")): group for group in groups}
+        if severities:
+            from data.corruptions import VALIDATION  # here, because it takes half a second
+        for severity in sorted({0, *severities} if severities else ()):
+            group = severities.get(severity, "id")
+            for column, (corrupted, clean, unit, _) in METRICS.items():
+                cells = run.cells("openood", "best", corrupted if severity else clean)
+                values = [unit * value for (own, name), (value, _) in cells.items()
+                          if own == group and not name.endswith(tuple(VALIDATION))]
+                rows.append({
+                    "id_dataset": dataset, "model": run.model, "method": run.method, "changed": run.changed,
+                    "seed": run.seed, "severity": severity, "column": column,
+                    "corruptions": len(values) if severity else 0,
+                    "value": float(np.mean(values)) if values else math.nan, "note": _note(run, group)})
+    return rows
+
+
+def _note(run, group):
+    notes = {note for (own, _), (_, note) in run.cells("openood", "best", "images").items() if own == group}
+    return "; ".join(sorted(notes - {""}))
+
+
+def sections(rows):
+    """A Section a network and recipe."""
+    headers = ["severity", "method", "n", "corruptions", *METRICS]
+    for (model, changed), part in grouped(rows, lambda row: (row["model"], row["changed"])):
+        lines = []
+        for severity in (severity for severity in SHOWN if any(row["severity"] == severity for row in part)):
+            for method in in_order({row["method"] for row in part}):
+                own = [row for row in part if (row["severity"], row["method"]) == (severity, method)]
+                if own:
+                    lines.append([str(severity) if severity else "0 (clean)", title_of(method), *_texts(own)])
+        notes = [f"CHANGED RECIPE: {changed}."] if changed else []
+        notes += [f"{note}." for note in dict.fromkeys(row["note"] for row in part if row["severity"]) if note]
+        yield Section(title_of(model), headers, lines, " ".join(notes))
+
+
+def _texts(rows):
+    """n, how many corruptions, and a text a column, of one method and severity."""
+    counts = sorted({row["corruptions"] for row in rows} - {0})
+    texts = [str(len({row["seed"] for row in rows})), "/".join(map(str, counts))]
+    for column, (_, _, _, digits) in METRICS.items():
+        values = [row["value"] for row in rows if row["column"] == column and math.isfinite(row["value"])]
+        texts.append(number(np.mean(values) if values else math.nan, np.std(values, ddof=1) if len(values) > 1
+                            else math.nan, digits))
+    return texts

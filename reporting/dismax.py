@@ -1,0 +1,75 @@
+"""The `dismax` benchmark: DisMax's Table 2, single networks under the paper's protocol and a held-out one."""
+from data.datasets import OUTLIERS
+from reporting import papers
+from reporting.comparison import Benchmark, Column, Protocol
+from reporting.names import dismax_score, is_dismax_method, title_of
+
+LEGEND = """\
+as published: the epoch with the best test accuracy; the temperature of the ECE is fitted on the test images that it is
+  then measured on, by the release's local search, and a run whose search ends at a bound is dropped; detection by the
+  release's rules (a tie counts against the in-distribution sample). Rows that are in no paper are marked release's
+  protocol.
+least ECE: the least that any temperature gives on the test images. The release's search does not always find it.
+held-out protocol: the last epoch; the temperature is fitted, by NLL, on one stratified half of the test images and the
+  ECE measured on the other, and the other way round; a tie counts half.
+Mean ± sample standard deviation over seeds. In AUPR the OOD images are the positive class. DisMax is scored with MPS
+  for near OOD sets (ImageNet-O: MMLES) and with MMLES for the others; the table of scores has all. † with FPR, the
+  regulariser.
+Δ is ours minus the paper's: ok where |Δ| ≤ max(τ, 2·√(s²/n of the paper + s²/n of ours)), τ = 0.3 for ACC, 1.0 for near
+  and 1.5 for other OOD sets; outside tolerance where it is more; ? where the images are not the paper's, verified and
+  complete, so that nothing can be said. For ECE τ is a quarter of the paper's value, and the whole tolerance less than
+  half of it.
+train (s): median training time of a seed, without selection and evaluation. × SoftMax: its median ratio to SoftMax's on
+  the same seed and device."""
+SCORES_LEGEND = """\
+AUROC (%) of the last epoch, mean ± sample standard deviation over seeds; a tie counts half.
+* the score that DisMax's release uses for this method and this group of OOD sets."""
+PAPER_COLUMNS = {"cifar10": "near_aupr", "cifar100": "near_aupr", "tinyimagenet_resize": "tinyimagenet_auroc",
+                 "lsun_resize": "lsun_auroc", "svhn": "svhn_aupr", "imagenet_o": "imagenet_o_auroc"}
+
+
+def columns(dataset, runs):
+    """Table 2's. Of a data set of yours the OOD sets are those that its runs were tested on."""
+    groups = OUTLIERS.get(dataset) or ood_sets(runs, "dismax")
+    found = [Column("ACC (%)", "id", (dataset,), "accuracy", paper="acc", tau=0.3),
+             Column("ECE", "id", (dataset,), "ece", 1, 4, "ece", 4, tau=0.25, relative=True),
+             Column("least ECE", "id", (dataset,), "least_ece", 1, 4)]
+    for group, names in groups.items():
+        metric = "auroc" if group == "far" or dataset == "imagenet1k" else "aupr_out"
+        for name in names:
+            title = f"{group.replace('_', ' ')}: {title_of(name)} {metric.split('_')[0].upper()} (%)"
+            found.append(Column(title, group, (name,), metric, paper=PAPER_COLUMNS.get(name, ""),
+                                tau=1.0 if group == "near" else 1.5))
+    return found
+
+
+def ood_sets(runs, benchmark):
+    """ood_group → sets, of what some runs were tested on."""
+    groups = {}
+    for run in runs:
+        for group, name in run.cells(benchmark, "last", "images"):
+            if group in ("near", "far", "very_far") and name not in groups.setdefault(group, []):
+                groups[group].append(name)
+    return groups
+
+
+def _published_metric(metric):
+    return {"accuracy": "accuracy", "ece": "ece_as_published", "least_ece": "ece_fitted_on_test"}.get(
+        metric, f"{metric}_published")
+
+
+def _held_out_metric(metric):
+    return {"ece": "ece_cross_fitted", "least_ece": None}.get(metric, metric)
+
+
+def is_single(run):
+    return run.members == 1
+
+
+HELD_OUT = Protocol("held-out protocol", "last", dismax_score, _held_out_metric, published=False)
+BENCHMARK = Benchmark(
+    name="dismax", columns=columns, papers=papers.dismax, baseline="softmax",
+    protocols=(Protocol("as published", "best", dismax_score, _published_metric, published=True), HELD_OUT),
+    includes=is_single, scores_include=is_single, all_scores=HELD_OUT,
+    own_score=lambda dataset, method, group: dismax_score(dataset, method, group) if is_dismax_method(method) else None,
+    legend=LEGEND, scores_legend=SCORES_LEGEND)

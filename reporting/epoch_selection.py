@@ -1,0 +1,65 @@
+"""How the ensembles' training went, for what may explain a gain: which epoch was chosen, what that did to the result,
+and whether members' saliency maps died."""
+import math
+from collections import defaultdict
+
+import numpy as np
+
+from reporting.comparison import grouped
+from reporting.names import in_order, title_of
+from reporting.openood import COMMON_SCORE, includes
+from reporting.tables import Section
+from reporting.verdicts import number
+
+LEGEND = """\
+Mean ± sample standard deviation over seeds. best: the epoch with the best accuracy on validation images (single
+  networks, and digits: on test images), as published; last: the last one. accuracy: on the same images. near and far:
+  AUROC (%), scored with logit-average, with the checkpoint of each.
+diversity: the diversity loss, mean of an epoch's steps. dead maps: saliency maps that are 0 everywhere, in % of all
+  members' and steps'; such a map is like no other and has no gradient, so that a member could escape by dying."""
+LOGGED = ("diversity", "dead_maps")
+PARTS = [(f"{group}_{when}", 1, 2) for group in ("near", "far") for when in ("best", "last")]
+COLUMNS = [("best_accuracy", 1, 2), ("last_accuracy", 1, 2), *PARTS, ("diversity_first", 1, 3),
+           ("diversity_last", 1, 3), ("dead_maps_first", 100, 2), ("dead_maps_last", 100, 2)]
+HEADERS = ["method", "n", "best epoch", "accuracy (%): best", "last", "near: best", "last", "far: best", "last",
+           "diversity: first epoch", "last", "dead maps (%): first epoch", "last"]
+
+
+def rows_of(dataset, runs):
+    """Tidy: a row a run: best epoch, accuracies on the images it is chosen by, AUROCs of both epochs in per cent, and
+    the log's first and last diversity and dead maps, NaN where a method has none. Of runs that were trained here."""
+    return [row_of(run) for run in runs if run.id_dataset == dataset and run.log and includes(run)]
+
+
+def row_of(run):
+    aurocs = defaultdict(list)
+    for when in ("best", "last"):
+        for (group, _), (value, _) in run.cells("openood", when, "auroc", COMMON_SCORE).items():
+            aurocs[group, when].append(100 * value)
+    ends = (("first", run.log[0]), ("last", run.log[-1]))
+    return {
+        "id_dataset": run.id_dataset, "model": run.model, "method": run.method, "changed": run.changed,
+        "seed": run.seed, "epochs": run.epochs, "best_epoch": run.config["best_epoch"],
+        **{f"{when}_accuracy": 100 * run.config[f"{when}_accuracy"] for when in ("best", "last")},
+        **{f"{group}_{when}": float(np.mean(aurocs[group, when])) if aurocs[group, when] else math.nan
+           for group in ("near", "far") for when in ("best", "last")},
+        **{f"{name}_{when}": epoch.get(name, math.nan) for name in LOGGED for when, epoch in ends}}
+
+
+def sections(rows):
+    """A Section a network and recipe."""
+    for (model, changed), part in grouped(rows, lambda row: (row["model"], row["changed"])):
+        lines = []
+        for method in in_order({row["method"] for row in part}):
+            runs = sorted((row for row in part if row["method"] == method), key=lambda row: row["seed"])
+            chosen = ", ".join(str(row["best_epoch"]) for row in runs)
+            lines.append([title_of(method), str(len(runs)), f"{chosen} of {runs[0]['epochs']}",
+                          *(_mean(scale * np.array([row[name] for row in runs]), digits)
+                            for name, scale, digits in COLUMNS)])
+        yield Section(title_of(model), HEADERS, lines, f"CHANGED RECIPE: {changed}." if changed else "")
+
+
+def _mean(values, digits):
+    values = values[np.isfinite(values)]
+    return number(values.mean() if len(values) else math.nan, values.std(ddof=1) if len(values) > 1 else math.nan,
+                  digits)

@@ -1,0 +1,190 @@
+"""All evaluated runs of a results folder; and those that are left out of every table, each with the reason."""
+import csv
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from utils import run_dir
+from utils.io import UserError
+
+# what config.json of a finished run must hold: entry → the type of its value; those that may also be null
+WANTED = {"run": dict, "method": dict, "recipe": dict, "overrides": dict, "sessions": list, "best_epoch": int,
+          "parameters": int}
+NULLABLE = ("best_accuracy", "last_accuracy", "train_seconds", "wall_clock_seconds")
+
+
+class LeftOut(NamedTuple):
+    """A run in no table. `id_dataset`, `model` and `method` as its folder says."""
+
+    folder: Path
+    id_dataset: str
+    model: str
+    method: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One evaluated run. `changed` says in words what differs from the published recipe, "" where nothing does."""
+
+    folder: Path
+    id_dataset: str
+    model: str
+    method: str
+    seed: int
+    changed: str
+    config: dict
+    log: list  # a dict an epoch, of floats; empty for a network that was not trained here
+    rows: list  # of metrics.csv, as run_dir.read_metrics gives them
+
+    @cached_property
+    def _cells(self):
+        cells = defaultdict(dict)
+        for benchmark, dataset, group, checkpoint, score, metric, value, note in self.rows:
+            cells[benchmark, checkpoint, metric, score][group, dataset] = value, note
+        return cells
+
+    def cells(self, benchmark, checkpoint, metric, score=""):
+        """(ood_group, dataset) → (value, note) of a metric, "id" being the group of the in-distribution images."""
+        return self._cells.get((benchmark, checkpoint, metric, score), {})
+
+    @property
+    def members(self):
+        return self.config["method"]["members"]
+
+    @property
+    def epochs(self):
+        return self.config["recipe"]["epochs"]
+
+    @property
+    def device(self):
+        return str(self.config["sessions"][-1]["device"])
+
+
+class Results(NamedTuple):
+    runs: list  # of Run, in the order of their folders
+    left_out: list  # of LeftOut
+
+
+def read_runs(results_dir, dataset="*"):
+    """Results of every evaluated run below a folder, or of those on one data set. UserError when there is none."""
+    results_dir = Path(results_dir)
+    runs, left_out = [], []
+    for folder in run_dir.find_runs(results_dir, dataset):
+        try:
+            runs.append(_read_run(folder))
+        except (UserError, OSError) as error:
+            left_out.append(_left_out(folder, str(error)))
+    refused = _copies(runs)
+    left_out += [_left_out(folder, reason) for folder, reason in refused.items()]
+    runs = [run for run in runs if run.folder not in refused]
+    if not runs and not left_out:
+        where = results_dir if dataset == "*" else results_dir / dataset
+        raise UserError(f"no evaluated run below {where}. "
+                        "`make demo` makes some in a minute, `make reproduce-cifar10` the paper's")
+    return Results(runs, left_out)
+
+
+def _left_out(folder, reason):
+    return LeftOut(folder, *folder.parts[-4:-1], reason)
+
+
+def _address(run):
+    return run.id_dataset, run.model, run.method, f"seed{run.seed}"
+
+
+def _copies(runs):
+    """folder → reason, of runs that two folders hold, of which nobody can say which is right, and of runs that lie in
+    the folder of another. The same run: of one address, or with one log, whose seconds are never the same twice."""
+    by_address, by_log, refused = defaultdict(list), defaultdict(list), {}
+    for run in runs:
+        by_address[_address(run)].append(run)
+        if run.log:
+            by_log[tuple(tuple(row.values()) for row in run.log)].append(run)
+    for what, groups in (("the same seed", by_address), ("the same log.csv", by_log)):
+        for copies in (copies for copies in groups.values() if len(copies) > 1):
+            names = " and ".join("/".join(run.folder.parts[-4:]) for run in copies)
+            for run in copies:
+                refused.setdefault(run.folder, f"{what} is in {len(copies)} folders, {names}: a copy is no seed. "
+                                               "Remove all but the original")
+    for run in runs:
+        if run.folder.parts[-4:] != _address(run):
+            other = "/".join(_address(run))
+            refused.setdefault(run.folder, f"its config.json is that of {other}: it was moved or copied")
+    return refused
+
+
+# ---- one run ----
+
+def _read_run(folder):
+    """The Run in a folder. UserError or OSError when its files are damaged, foreign, incomplete or disagree."""
+    config = _config(folder)
+    run = config["run"]
+    changed = ", ".join(f"{field} {change['used']} (published {change['published']})"
+                        for field, change in config["overrides"].items())
+    log = [] if config["train_seconds"] is None else _log(folder, config)
+    return Run(folder, run["dataset"], run["model"], run["method"], run["seed"], changed, config, log,
+               run_dir.read_metrics(folder))
+
+
+def _config(folder):
+    path = folder / "config.json"
+    try:
+        config = run_dir.read_json(path)
+    except FileNotFoundError:
+        raise UserError("it has no config.json") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"config.json is damaged ({error})") from error
+    if why := _foreign(config):
+        raise UserError(f"config.json is not that of a finished run: {why}")
+    return config
+
+
+def _foreign(config):
+    """Why this is not the config of a finished run, "" if it is."""
+    if not isinstance(config, dict):
+        return "it is no object"
+    for entry, kind in WANTED.items():
+        if not _is(config.get(entry), kind):
+            return f"{entry} is missing or of another type"
+    for entry in NULLABLE:
+        if entry not in config or not (config[entry] is None or _is(config[entry], float)):
+            return f"{entry} is missing or no number"
+    run, sessions = config["run"], config["sessions"]
+    if not (all(_is(run.get(name), str) for name in ("dataset", "model", "method")) and _is(run.get("seed"), int)):
+        return "run does not say dataset, model, method and seed"
+    if not (_is(config["recipe"].get("epochs"), int) and _is(config["method"].get("members"), int)):
+        return "the epochs of its recipe or the members of its method are missing"
+    if not (sessions and all(_is(session, dict) and "device" in session for session in sessions)):
+        return "its sessions do not say on which device"
+    if not all(_is(change, dict) and {"used", "published"} <= set(change) for change in config["overrides"].values()):
+        return "an override does not say what is published and what was used"
+    return ""
+
+
+def _is(value, kind):
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _log(folder, config):
+    """log.csv as a dict of floats an epoch. UserError when it is cut, or tells of another run than config.json."""
+    try:
+        with open(folder / "log.csv", newline="") as file:
+            lines = list(csv.reader(file))
+        rows = [dict(zip(lines[0], map(float, line), strict=True)) for line in lines[1:]]
+    except FileNotFoundError:
+        raise UserError("it has no log.csv") from None
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"log.csv is damaged ({error})") from error
+    epochs, best = config["recipe"]["epochs"], config["best_epoch"]
+    if [row.get("epoch") for row in rows] != list(range(1, epochs + 1)):
+        raise UserError(f"log.csv has {len(rows)} epochs, config.json {epochs}: it was not trained to its end")
+    told = [rows[epoch - 1].get("selection_acc") for epoch in (best, epochs)] if 1 <= best <= epochs else []
+    if told != [config["best_accuracy"], config["last_accuracy"]]:
+        raise UserError("log.csv and config.json disagree on the best or the last accuracy: they are of different runs")
+    return rows

@@ -1,0 +1,64 @@
+"""The line under a table: what its rows are made of, what is missing, and what was left out."""
+from reporting import papers
+from reporting.names import is_known, title_of
+
+
+def notes_of(benchmark, dataset, model, lines, columns, results):
+    """Sentences on the runs of one network: how many and on what, what has no published value, which images differ from
+    the paper's, which seeds the release drops, and which runs are left out."""
+    runs = list({run.folder: run for line in lines for run in line.runs}.values())
+    devices = ", ".join(sorted({run.device for run in runs}))
+    return " ".join([
+        f"{len(runs)} run{'s' * (len(runs) != 1)} on {devices}.",
+        *_unpublished(dataset, model, lines),
+        *_dropped(lines),
+        *images(benchmark, runs, columns),
+        *left_out(results, dataset, model),
+    ])
+
+
+def _unpublished(dataset, model, lines):
+    everywhere = [*papers.dismax(), *papers.sdde()]
+    if not any(row["id_dataset"] == dataset and row["model"] == model for row in everywhere):
+        yield f"{title_of(model)} on {title_of(dataset)} is in neither paper."
+    else:
+        known = {row["method"] for row in everywhere if row["id_dataset"] == dataset and row["model"] == model}
+        if others := dict.fromkeys(line.title for line in lines if line.method and line.method not in known):
+            yield f"Without a published row: {'; '.join(others)}."
+    if others := dict.fromkeys(line.method for line in lines if line.method and not is_known(line.method)):
+        yield f"In no registry, hence under {'its' if len(others) == 1 else 'their'} own name: {', '.join(others)}."
+
+
+def _dropped(lines):
+    for line in lines:
+        for cell in line.cells:
+            if cell.dropped_n:
+                n = cell.ours_n + cell.dropped_n
+                yield (f"{line.title}, {cell.column}: {cell.dropped_n} of {n} seeds dropped, as by the release, since "
+                       "the temperature search ended at a bound.")
+
+
+def images(benchmark, runs, columns):
+    """Which sets of a group are missing, and which images differ from the paper's."""
+    tested = {(row[2], row[1]) for run in runs for row in run.rows if row[0] == benchmark.name}
+    recorded = {}  # (ood_group, set) → notes
+    for run in runs:
+        for checkpoint in ("last", "best"):
+            for place, (_, note) in run.cells(benchmark.name, checkpoint, "images").items():
+                recorded.setdefault(place, {})[note] = None
+    for group, names in dict.fromkeys((column.group, column.datasets) for column in columns):
+        absent = [name for name in names if (group, name) not in tested]
+        if len(names) > 1 and absent:
+            there = len(names) - len(absent)
+            yield f"{group} is a mean over {there} of {len(names)} sets: {', '.join(absent)} missing."
+    for place in dict.fromkeys((column.group, name) for column in columns for name in column.datasets):
+        if place in tested and place not in recorded:
+            yield f"{place[1]}: which images were used is not recorded."
+        yield from (f"{place[1]}: {note}." for note in recorded.get(place, ()) if note)
+
+
+def left_out(results, dataset, model=None):
+    """A sentence a run that is in no table."""
+    for run in results.left_out:
+        if run.id_dataset == dataset and model in (None, run.model):
+            yield f"Left out: {'/'.join(run.folder.parts[-4:])}: {run.reason}."

@@ -1,0 +1,192 @@
+"""A method minus DE on the same seed: how much of its gain is the method, and how much is the score it is ranked by?
+
+With M and D the AUROCs of the method and of DE, s_m and s_d the scores that their released scripts use, s any score:
+
+  gain with each script's score    M(s_m) − D(s_d)
+  gain with one score for both     M(s) − D(s)
+  due to the score                 the first minus the second
+"""
+import math
+from itertools import product
+
+import numpy as np
+from scipy.special import stdtrit
+
+from metrics.ensemble import SCORES
+from reporting import papers
+from reporting.comparison import grouped
+from reporting.names import in_order, sdde_score, title_of
+from reporting.notes import images
+from reporting.openood import BENCHMARK, COMMON_SCORE, columns, includes
+from reporting.tables import Section
+
+EACH, ONE = "each script's score", "one score"
+GROUPS = ("near", "far")
+EPOCHS = {"best": "best epoch", "last": "last epoch"}
+LEGEND = """\
+Method minus DE on the same seed, in points of AUROC: the mean over the sets that both runs have, of the same images.
+  Mean ± sample standard deviation over n seeds; 95 % interval of the mean by Student's t, none for one seed.
+each script's score: the method with its released script's score, DE with that of DE's. one score: the same for both;
+  logit-average is the common score.
+due to the score: the gain with each script's score minus the gain with this one score; in brackets its share of the
+  former, where the two scripts differ and the paper publishes that gain.
+best epoch: the checkpoint that is best on validation images, as published; last epoch: nothing is selected.
+The paper's line is the difference of its two means; it has no paired values, and the images may differ (see above)."""
+
+
+def compare(dataset, runs):
+    """Tidy: a row a model × recipe × method × checkpoint × group × score; empty where no seed has both DE and a method.
+
+    Runs are paired within one recipe: what was changed must be the same on both sides.
+
+    Returns:
+        dicts with `score` and `de_score` (that of each side), `sets`, `seeds`, `n`, `mean`, `std`, `low`, `high` (95 %
+        interval), `due_to_score`, `share` (of the gain with each script's score; NaN where there is none or both
+        scripts use the same score), all in points of AUROC but the share, and `paper`, the paper's difference.
+    """
+    rows, published = [], [row for row in papers.sdde() if row["id_dataset"] == dataset]
+    runs = [run for run in runs if run.id_dataset == dataset and includes(run)]
+    for (model, changed), part in grouped(runs, lambda run: (run.model, run.changed)):
+        theirs = {row["method"]: row for row in published if row["model"] == model and not changed}
+        des = {run.seed: run for run in part if run.method == "de"}
+        for method in in_order({run.method for run in part} - {"de"}) if des else []:
+            pairs = {run.seed: (run, des[run.seed]) for run in part if run.method == method and run.seed in des}
+            for checkpoint, group in product(EPOCHS, GROUPS):
+                paper = math.nan
+                if checkpoint == "best" and {"de", method} <= set(theirs):
+                    paper = theirs[method][f"{group}_auroc"] - theirs["de"][f"{group}_auroc"]
+                place = {"id_dataset": dataset, "model": model, "changed": changed, "method": method,
+                         "checkpoint": checkpoint, "ood_group": group}
+                rows += [{**place, **row} for row in _gains(pairs, checkpoint, group, dataset, method, paper)]
+    return rows
+
+
+def _gains(pairs, checkpoint, group, dataset, method, paper):
+    """The rows of one method, checkpoint and group; none where DE and the method have no seed or no set in common."""
+    seeds, sets, aurocs = on_common_seeds(pairs, checkpoint, group)
+    own, des = sdde_score(dataset, method) or COMMON_SCORE, sdde_score(dataset, "de")
+    if not sets:
+        return
+    as_published = aurocs(0, own) - aurocs(1, des)
+    for kind, score, de_score in [(EACH, own, des), *((ONE, score, score) for score in SCORES)]:
+        gain = aurocs(0, score) - aurocs(1, de_score)
+        due = float(np.mean(as_published - gain))
+        yield {"kind": kind, "score": score, "de_score": de_score, "sets": " ".join(sets),
+               "seeds": " ".join(map(str, seeds)), **summary(gain), "due_to_score": due,
+               "share": due / as_published.mean() if own != des and as_published.mean() > 0 else math.nan,
+               "paper": paper if kind == EACH else math.nan}
+
+
+def on_common_seeds(pairs, checkpoint, group):
+    """What is compared of pairs of runs: seeds, sets, and a function (side, score) → AUROCs in per cent, a mean over
+    the sets for each seed.
+
+    The sets are those that are the same images on both sides and are there on every common seed.
+    """
+    shared = {}
+    for seed, sides in sorted(pairs.items()):
+        tested = [{(name, images) for (own, name), images in run.cells("openood", checkpoint, "images").items()
+                   if own == group} for run in sides]
+        if same := {name for name, _ in tested[0] & tested[1]}:
+            shared[seed] = same
+    sets = sorted(set.intersection(*shared.values())) if shared else []
+
+    def aurocs(side, score):
+        cells = [pairs[seed][side].cells("openood", checkpoint, "auroc", score) for seed in shared]
+        return np.array([np.mean([100 * of_seed[group, name][0] if (group, name) in of_seed else math.nan
+                                  for name in sets]) for of_seed in cells])
+
+    return list(shared), sets, aurocs
+
+
+def summary(gain):
+    """n, mean, sample standard deviation and 95 % t-interval of one value a seed; NaN where one seed says nothing."""
+    n, mean = len(gain), float(gain.mean())
+    std = float(gain.std(ddof=1)) if n > 1 else math.nan
+    half = stdtrit(n - 1, 0.975) * std / math.sqrt(n) if n > 1 else math.nan
+    return {"n": n, "mean": mean, "std": std, "low": mean - half, "high": mean + half}
+
+
+# ---- laid out ----
+
+
+def sections(dataset, rows, runs):
+    """A Section a network and recipe: each script's score; and one for both: the common one, DE's or the method's."""
+    headers = ["method − DE", "checkpoint", "scored with", "n"]
+    for group in GROUPS:
+        headers += [f"{group}: Δ AUROC", "95 % interval", "due to the score"]
+    for (model, changed), part in grouped(rows, lambda row: (row["model"], row["changed"])):
+        lines = []
+        for method, of_method in grouped(part, lambda row: row["method"]):
+            paper = {row["ood_group"]: row["paper"] for row in of_method if math.isfinite(row["paper"])}
+            texts = [["", "paper", "", *(text for group in GROUPS
+                                         for text in (_signed(paper.get(group, math.nan)), "", ""))]] if paper else []
+            texts += [_line(cells, bool(paper)) for _, cells in grouped(
+                shown(of_method), lambda row: (row["checkpoint"], row["kind"], row["score"], row["de_score"]))]
+            lines += [["" if k else title_of(method), *text] for k, text in enumerate(texts)]
+        of_model = [run for run in runs if run.id_dataset == dataset and run.model == model and includes(run)]
+        note = " ".join(_notes(dataset, changed, part, of_model))
+        yield Section(title_of(model), headers, lines, note)
+
+
+def shown(rows):
+    """Of the best epoch the published pair of scores, the common one, and one score for both that is DE's or the
+    method's own; of the last epoch the published pair and the common one. (A method with DE's score has one already.)
+    """
+    own, des = next((row["score"], row["de_score"]) for row in rows if row["kind"] == EACH)
+    more = {own, des} if own != des else set()
+    return [row for row in rows if row["kind"] == EACH or row["score"] == COMMON_SCORE
+            or (row["checkpoint"] == "best" and row["score"] in more)]
+
+
+def _line(cells, of_paper):
+    """Checkpoint, scores and n, and for near and far: gain, interval, and what of the gain is due to the score, as a
+    share too where the paper publishes that gain."""
+    first, by_group = cells[0], {row["ood_group"]: row for row in cells}
+    text = f"{first['kind']}: {first['score']}"
+    if first["score"] != first["de_score"]:
+        text += f", DE: {first['de_score']}"
+    texts = [EPOCHS[first["checkpoint"]], text, "/".join(dict.fromkeys(str(row["n"]) for row in cells))]
+    for group in GROUPS:
+        if group not in by_group:
+            texts += ["missing", "", ""]
+            continue
+        row = by_group[group]
+        share = f" ({100 * row['share']:.0f} %)" if of_paper and math.isfinite(row["share"]) else ""
+        texts += [_signed(row["mean"], row["std"]),
+                  f"{row['low']:+.2f} to {row['high']:+.2f}" if row["n"] > 1 else "n = 1",
+                  f"{row['due_to_score']:+.2f}{share}" if row["kind"] == ONE else ""]
+    return texts
+
+
+def _notes(dataset, changed, part, runs):
+    if changed:
+        yield f"CHANGED RECIPE: {changed}."
+    everything = {}
+    for run in runs:
+        for group, name in run.cells("openood", "best", "images"):
+            everything.setdefault(group, set()).add(name)
+    for (method, group), rows in grouped(part, lambda row: (row["method"], row["ood_group"])):
+        if (sets := rows[0]["sets"]) != " ".join(sorted(everything[group])):
+            yield f"{title_of(method)} − DE, {group}: only {sets}, the sets that both have on every seed."
+    yield from images(BENCHMARK, runs, columns(dataset, runs))
+
+
+def score_sections(rows):
+    """A Section a network and recipe: the gain with one score for both, every aggregation."""
+    for (model, changed), part in grouped(rows, lambda row: (row["model"], row["changed"])):
+        lines = []
+        for (method, checkpoint, group), cells in grouped(
+                [row for row in part if row["kind"] == ONE],
+                lambda row: (row["method"], row["checkpoint"], row["ood_group"])):
+            by = {row["score"]: row for row in cells}
+            lines.append([group, title_of(method), EPOCHS[checkpoint], str(cells[0]["n"]),
+                          *(_signed(by[score]["mean"], by[score]["std"]) for score in SCORES)])
+        yield Section(title_of(model), ["OOD sets", "method − DE", "checkpoint", "n", *SCORES], lines,
+                      f"CHANGED RECIPE: {changed}." if changed else "")
+
+
+def _signed(mean, std=math.nan):
+    if not math.isfinite(mean):
+        return "–"
+    return f"{mean:+.2f}" + (f" ± {std:.2f}" if math.isfinite(std) else "")
