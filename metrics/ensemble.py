@@ -5,7 +5,12 @@ in-distribution validation images, changes the order of the samples only where S
 by log odds, so that none of them ties at 1. Pure functions of torch tensors, meant for float64. For one member,
 standard deviations are 0. Torch itself is imported only where scores are computed: tables need the names alone.
 """
-from .scores import mps
+
+
+def mps(logits):
+    """Largest probability of softmax(logits), in log odds; (…, C) → (…)."""
+    top = logits.argmax(-1, keepdim=True)
+    return logits.amax(-1) - logits.scatter(-1, top, -float("inf")).logsumexp(-1)
 
 
 def average(z):
