@@ -16,6 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make our packages importable
 
+import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its settings when it is loaded
+
 import torch
 
 from benchmarks.side_by_side import side_by_side

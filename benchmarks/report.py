@@ -73,8 +73,12 @@ def table(rows, style, widths=None):
 def path_of(machine, quick):
     """The Markdown file of a machine; beside it lies its JSON. Quick results are never in a tracked folder."""
     name = f"cpu {machine.name} {machine.threads} threads" if machine.device_type == "cpu" else machine.name
-    name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return (ROOT / "results/bench" if quick else ROOT / "benchmarks/results") / f"{name}.md"
+    return (ROOT / "results/bench" if quick else ROOT / "benchmarks/results") / f"{slug(name)}.md"
+
+
+def slug(name):
+    """A name as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def merge(path, rows, benches, machine, environment):

@@ -70,6 +70,7 @@ class Workload:
         self.data = ResidentImages(
             self.images, self.labels, device, catalog.size, (self.recipe.mean, self.recipe.std))
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        torch.backends.cudnn.benchmark = True  # as train.py does
         torch.manual_seed(0)
         self.model = build_model(self.run, catalog.classes).to(device, memory_format=torch.channels_last).train()
         self.training_loss = build_training_loss(self.model, self.run)
