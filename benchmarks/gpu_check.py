@@ -35,7 +35,7 @@ SECONDS = 600  # for everything
 # a part → the most seconds that it may take. Parts that are compared come first, benches last
 PARTS = {
     **{f"step: {title}": 120 for title in forms.CASES}, "step with --compile: ResNet34": 180, "evaluation": 90,
-    "tests": 200, "bench: processes": 200, "bench: training": 200, "bench: compiled": 150, "bench: evaluation": 100,
+    "tests": 200, "bench: processes": 200, "bench: training": 200, "bench: options": 150, "bench: evaluation": 100,
     "bench: head": 60, "bench: input": 60,
 }
 TESTS = ["tests/test_fast.py", "tests/test_losses.py", "tests/test_train.py", "-k", "on_a_gpu or the_tensors_device"]

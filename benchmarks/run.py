@@ -21,13 +21,13 @@ import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its setting
 
 from benchmarks import (
     commands,
-    compiled,
     evaluation,
     head_loss,
     input_pipeline,
     processes,
     report,
     scoring,
+    step_options,
     training,
 )
 from benchmarks.machine import measure
@@ -36,7 +36,7 @@ from utils import run_dir
 from utils.io import UserError
 from utils.script import run_script
 
-BENCHES = {"input": input_pipeline, "head": head_loss, "training": training, "compiled": compiled,
+BENCHES = {"input": input_pipeline, "head": head_loss, "training": training, "options": step_options,
            "processes": processes, "evaluation": evaluation, "scoring": scoring, "commands": commands}
 
 

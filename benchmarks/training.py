@@ -5,7 +5,6 @@ import torch
 from benchmarks import baseline
 from benchmarks.timing import alternate, summary
 from benchmarks.workload import LR, Case, Workload
-from engine import devices
 from engine.build import members_of
 
 BASELINE = "DataLoader, float32, NCHW, .item()"
@@ -16,7 +15,6 @@ CASES = [
     Case("WideResNet-28-10", "cifar10", "wideresnet2810", "dismax", (4, 1), (64, 1), CIFAR),
     Case("ResNet-20", "cifar10", "resnet20", "dismax", (64, 1), (128, 4), CIFAR),
     Case("LeNet, MNIST's size", "mnist", "lenet", "dismax", (128, 20), (128, 100), {"cpu": 3}),
-    Case("ResNet34, --bf16", "cifar10", "resnet34", "dismax", (16, 1), (64, 2), bf16=True),
     Case("5 LeNets, deep ensemble", "mnist", "lenet", "de", (128, 3), (128, 16), {"cpu": 2.5}),
     Case("5 LeNets, deep ensemble: step alone", "mnist", "lenet", "de", (128, 3), (128, 16), {"cpu": 1.5},
          with_data=False),
@@ -30,9 +28,6 @@ CASES = [
 
 def run(machine, device, quick):
     for case in CASES:
-        if case.bf16 and (device.type != "cpu" or not devices.multiplies_bfloat16(device)):
-            yield {"what": f"training, {case.title}", "not_measured": "needs a CPU with AMX (a GPU uses it anyway)"}
-            continue
         batch, steps = case.size(device, quick)
         ours = Workload(case, device, batch, steps)
         theirs = BaselineTraining(ours)

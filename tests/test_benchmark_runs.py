@@ -1,6 +1,7 @@
 """Benches of several processes, compiled steps and whole commands; and where their results are put."""
 import functools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from conftest import ROOT, script
 from test_benchmarks import CPU, MACHINE
 from test_devices_shared import MPS, TWO_GPUS, with_commands  # noqa: F401  a fixture
 
-from benchmarks import commands, compiled, processes, report, run, training
+from benchmarks import commands, processes, report, run, step_options, training
 from benchmarks.side_by_side import side_by_side
 from benchmarks.workload import Workload, run_of
 from utils import run_dir
@@ -87,18 +88,31 @@ echo '{{"images_per_second": '$((count * 100))', "processes": [], "mps": '$mps'}
 
 # ---- compiled steps, and commands ----
 
+LENET = processes.CASES["LeNet, MNIST's size"]
+
+
 def test_what_cannot_be_compiled_is_a_row_that_says_why(monkeypatch):
     class NoCompiler(Workload):
         def train(self):
             if self.options.compiled:
                 raise RuntimeError("InvalidCxxCompiler: no working C++ compiler found\nand more")
             return super().train()
-    monkeypatch.setattr(compiled, "Workload", NoCompiler)
-    monkeypatch.setattr(compiled, "CASES", [processes.CASES["LeNet, MNIST's size"]])
-    row, = compiled.run(MACHINE, CPU, False)
-    assert row["not_measured"] == "InvalidCxxCompiler: no working C++ compiler found"
-    row, = compiled.run(MACHINE, CPU, True)
-    assert row["not_measured"].endswith("only without QUICK")
+    monkeypatch.setattr(step_options, "Workload", NoCompiler)
+    monkeypatch.setattr(step_options, "CASES", [LENET])
+    with_bf16, compiled = step_options.run(MACHINE, CPU, False)
+    assert compiled["not_measured"] == "InvalidCxxCompiler: no working C++ compiler found"
+    assert with_bf16["what"] == "training step with --bf16, LeNet, MNIST's size, B = 128" and with_bf16["ratio"] > 0
+    assert with_bf16["baseline"] == "float32" and with_bf16["target"] == {"ratio": 1.3}
+    *_, compiled = step_options.run(MACHINE, CPU, True)
+    assert compiled["not_measured"].endswith("only without QUICK")
+
+
+@pytest.mark.parametrize(("native", "expected"), [(False, [LENET.title]), (True, [LENET.title, "ResNet-20"])])
+def test_where_bfloat16_is_emulated_one_row_says_why_it_is_off(monkeypatch, native, expected):
+    monkeypatch.setattr(step_options, "CASES", [LENET, processes.CASES["ResNet-20"]])
+    monkeypatch.setattr(step_options.devices, "multiplies_bfloat16", lambda device: native)
+    assert [case.title for case in step_options.cases_of("--bf16", CPU, True)] == expected
+    assert len(step_options.cases_of("--compile", CPU, True)) == 2
 
 
 def test_analyze_reads_runs_that_were_made_up(tmp_path):
@@ -201,3 +215,30 @@ def test_a_case_takes_the_recipes_batch_on_a_gpu():
     case = training.CASES[0]
     assert case.size(torch.device("cuda"), False)[0] == run_of("cifar10", "resnet34", "dismax").recipe.batch_size
     assert case.size(CPU, True) == case.small
+
+
+# ---- threads ----
+
+@pytest.mark.parametrize(("given", "policy", "threads"), [
+    ({}, "PASSIVE", "None"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE", "None"),
+    ({"MAKEFLAGS": " -j10000 --jobserver-auth=3,4"}, "PASSIVE", "1"), ({"MAKEFLAGS": "-j1"}, "PASSIVE", "all"),
+    ({"MAKEFLAGS": "k -- SEEDS=1"}, "PASSIVE", "None"),
+    ({"MAKEFLAGS": "-j10000", "OMP_NUM_THREADS": "3"}, "PASSIVE", "3")])
+def test_threads_wait_without_spinning_and_jobs_share_the_cores(monkeypatch, given, policy, threads):
+    for name in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MAKEFLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    done = subprocess.run([sys.executable, "-c", "import utils.threads, os; print(os.environ['OMP_WAIT_POLICY'], "
+                           "os.environ.get('OMP_NUM_THREADS'))"], cwd=ROOT, env={**os.environ, **given},
+                          capture_output=True, text=True, check=True)
+    everything = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    assert done.stdout.split() == [policy, everything if threads == "all" else threads]
+
+
+@pytest.mark.parametrize("path", ["train.py", "evaluate.py", "detect.py", "benchmarks/run.py",
+                                  "benchmarks/processes.py", "benchmarks/gpu_check.py"])
+def test_every_script_sets_threads_before_torch_is_loaded(path):
+    lines = (ROOT / path).read_text().splitlines()
+    names = [line.split()[1] for line in lines if line.startswith(("import ", "from "))]
+    ours = {"utils.threads", *(name for name in names if name.split(".")[0] in (
+        "torch", "torchvision", "data", "engine", "losses", "metrics", "models", "benchmarks"))}
+    assert next(name for name in names if name in ours) == "utils.threads"
