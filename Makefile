@@ -18,7 +18,7 @@ ifneq ($(words $(DATA) $(RESULTS)),2)
   $(error DATA and RESULTS must not contain spaces, which make cannot handle: use another path, or a link)
 endif
 
-.PHONY: help demo numbers test mutate lint bench prepare-data analyze report tables runs blocks
+.PHONY: help demo numbers test mutate lint bench gpu-check prepare-data analyze report tables runs blocks
 .PHONY: reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-imagenet200 reproduce-mnist
 .SECONDARY:
 
@@ -86,6 +86,9 @@ lint: $(READY)  ## ruff
 
 bench: $(READY)  ## speed, against what a user would otherwise run
 	@$(PY) benchmarks/run.py
+
+gpu-check: $(READY)  ## ten minutes on a new GPU: does everything work on it, and how fast? writes a file to send back
+	@$(PY) benchmarks/gpu_check.py
 
 # ---- runs: recipes.py lists them; MODELS, METHODS and SEEDS narrow the list; both names together combine freely ----
 # -k: when one fails, the others go on. Runs that another make is at are left for last, so that two makes share the work.
