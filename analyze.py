@@ -53,7 +53,7 @@ def main():
     pages = list(write_tables(args.results_dir / "tables", results, args.corrupted))
     print("\n".join([*left_out(results), f"Written to {args.results_dir / 'tables'}/"]))
     if args.report:
-        from reporting.html import write_report  # here, because it imports torch and matplotlib
+        from reporting.html import write_report  # here, because it imports matplotlib
 
         write_report(args.results_dir, pages, results)
         print(f"Written to {args.results_dir}/report.html")
