@@ -18,7 +18,7 @@ ifneq ($(words $(DATA) $(RESULTS)),2)
   $(error DATA and RESULTS must not contain spaces, which make cannot handle: use another path, or a link)
 endif
 
-.PHONY: help demo numbers test mutate lint bench prepare-data analyze report tables runs blocks
+.PHONY: help demo numbers test torture mutate lint bench prepare-data analyze report tables runs blocks
 .PHONY: reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-imagenet200 reproduce-mnist
 .SECONDARY:
 
@@ -77,6 +77,9 @@ numbers: $(READY)  ## the next missing runs of results/queue.txt, one a core, in
 
 test: $(READY)  ## every claim that this repository makes, on the CPU, in a few minutes
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(if $(filter 1,$(CORES)),1,2) --dist loadfile
+
+torture: $(READY)  ## KILLS=600 kills at random moments, every kind of damage to every file; half an hour
+	@OMP_NUM_THREADS=1 $(PY) -m tests.faults $(KILLS:%=--kills %)
 
 mutate: $(READY)  ## forty small mistakes in the code, drawn by SEED=: does a test notice each? a few minutes
 	@$(PY) tests/mutate.py $(if $(SEED),--seed $(SEED))

@@ -39,6 +39,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make `data` and `utils` importable
 
+import utils.threads  # noqa: F401  Ctrl-C while the rest is imported
 from data.datasets import CATALOG, OPENOOD, OUTLIERS, sets_of
 from data.openood_lists import copy_lists
 from data.sources.acquire import prepare

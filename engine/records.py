@@ -1,8 +1,13 @@
 """A training run's folder and what config.json says of its sessions."""
-from engine import devices, distributed
+import contextlib
+
+from engine import checkpoint, devices, distributed
 from engine.console import say
 from utils import run_dir
+from utils.io import UserError
 from utils.lock import LockedError, locked
+
+RUN_FILES = ("config.json", "log.csv", "checkpoint.pt", "weights.pt", "weights_best.pt")
 
 
 def take_folder(run, config, fresh, if_locked, held):
@@ -25,8 +30,15 @@ def take_folder(run, config, fresh, if_locked, held):
         run_dir.clear(run.folder)
     config = run_dir.check_same_run(run.folder, config)
     if run_dir.is_finished(run.folder):
+        for name in ("weights.pt", "weights_best.pt"):
+            with contextlib.suppress(FileNotFoundError):
+                checkpoint.check_whole(run.folder / name)
         (run.folder / "checkpoint.pt").unlink(missing_ok=True)  # killed at the very last moment
         return say(f"{run} is finished ({run.recipe.epochs} epochs). Nothing to do; --fresh would start over")
+    for name in RUN_FILES:  # not after days of training
+        if (run.folder / name).is_dir():
+            raise UserError(f"{run.folder / name} is a folder, and this file of the run belongs there. Move it away")
+    run_dir.clear(run.folder, run_dir.MADE_BY_EVALUATION)  # of weights that are no longer there
     return config
 
 
