@@ -26,15 +26,18 @@ import contextlib
 from pathlib import Path
 
 from data.datasets import CATALOG, OUTLIERS
-from data.openood import OpenSplits, benchmark
+from data.ood_folder import ood_folder
+from data.openood import benchmark
+from data.subsets import OpenSplits
 from engine import detectors, devices, distributed
+from engine.arguments import check_dataset
 from engine.detection import calibrate
 from engine.foreign_weights import adopt, read_weights
 from engine.inference import LogitsCache
 from engine.metric_rows import corrupted_rows, dismax_rows, openood_rows
 from engine.pretrained import adopt_torchvision
 from engine.score_files import write_score_files
-from recipes import DATASETS, NETWORKS, method_of, recipe_of
+from recipes import NETWORKS, method_of, recipe_of
 from utils import run_dir
 from utils.io import UserError
 from utils.lock import locked
@@ -85,7 +88,7 @@ def parse_arguments():
     foreign = parser.add_argument_group("weights that were trained elsewhere", "become a run in --results-dir")
     foreign.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint of the DisMax release, of OpenOOD, "
                          "SDDE, torchvision or timm, or a state dict (.pt, .pth, .safetensors)")
-    foreign.add_argument("--dataset", choices=DATASETS, help="what the network was trained on")
+    foreign.add_argument("--dataset", help="what the network was trained on")
     foreign.add_argument("--model", choices=list(NETWORKS))
     foreign.add_argument("--method", "--loss", default="softmax", help="softmax by default; de: five members …")
     foreign.add_argument("--seed", type=int, default=0, help="of the run's folder (default 0: not trained here)")
@@ -115,6 +118,7 @@ def adopt_file(args):
     """The folder of the run that --weights becomes."""
     if not args.dataset or not args.model:
         raise UserError("--weights FILE needs --dataset and --model")
+    check_dataset(args.dataset, args.data_dir)
     try:
         base, method = method_of(args.method)
         recipe = recipe_of(args.dataset, base, method, args.model).changed(mean=args.mean, std=args.std)

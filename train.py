@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 import torch
 from tqdm import tqdm
 
-from data.datasets import CATALOG
 from data.sampling import stream_seed
 from engine import checkpoint, devices, distributed
 from engine.arguments import open_training_sets, parse_arguments, resolve_run
@@ -48,11 +47,10 @@ def main():
     run, published = resolve_run(args)
     device = distributed.local_device(devices.choose(args.device))
     options = execution_options(device, run, args.bf16, args.graphs, args.compile)
-    sets, digests = open_training_sets(args, run, device)
+    sets, facts = open_training_sets(args, run, device)
     overrides = {name: {"published": theirs, "used": ours}
                  for name, (ours, theirs) in run.recipe.differences(published).items()}
-    config = {**run.record(), "overrides": overrides, "data": digests,
-              "num_classes": CATALOG[run.dataset].classes, "plugins": args.plugin}
+    config = {**run.record(), "overrides": overrides, **facts, "plugins": args.plugin}
     with contextlib.ExitStack() as held:
         with distributed.raise_on_all_ranks(UserError):
             if distributed.is_main():
@@ -254,7 +252,7 @@ def save_checkpoint(run, config, modules, state):
 
 def finish(run, config, model, state, train_set):
     """Write the last files of a run; returns its results."""
-    unreadable = distributed.all_gather_object(sorted(getattr(train_set, "bad", ())))
+    unreadable = distributed.all_gather_object(sorted(getattr(train_set, "unreadable", ())))
     log, last = state.log, state.log[-1]["selection_acc"]
     results = {"best_epoch": state.best["epoch"], "best_accuracy": state.best["accuracy"], "last_accuracy": last,
                "train_seconds": round(state.train_seconds_before, 1),

@@ -5,28 +5,33 @@ in-distribution validation images, changes the order of the samples only where S
 by log odds, so that none of them ties at 1. Pure functions of torch tensors, meant for float64. For one member,
 standard deviations are 0. Torch itself is imported only where scores are computed: tables need the names alone.
 """
-from .scores import mps
+
+
+def log_odds_of_maximum(z):
+    """ln(max q / (1 − max q)) of q = softmax(z): (…, L) → (…)."""
+    others = z.scatter(-1, z.argmax(-1, keepdim=True), -float("inf")).logsumexp(-1)
+    return z.amax(-1) - others
 
 
 def average(z):
     """Largest probability of softmax(z̄), in log odds."""
-    return mps(z.mean(0))
+    return log_odds_of_maximum(z.mean(0))
 
 
 def prob_average(z):
     """Largest of the members' mean probabilities, in log odds."""
-    return mps(z.log_softmax(-1).logsumexp(0))
+    return log_odds_of_maximum(z.log_softmax(-1).logsumexp(0))
 
 
 def prob_minmax(z):
     """The least confident member's largest probability, in log odds."""
-    return mps(z).amin(0)
+    return log_odds_of_maximum(z).amin(0)
 
 
 def prob_maxstd(z):
     """Minus the standard deviation (N − 1) over members of their largest probability; of its distance to 1, which keeps
     the digits that a probability near 1 has lost."""
-    return -spread((-mps(z)).sigmoid())
+    return -spread((-log_odds_of_maximum(z)).sigmoid())
 
 
 def logit_average(z):

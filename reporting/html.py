@@ -2,12 +2,10 @@
 import html
 
 import numpy as np
-import torch
 
 from data.datasets import OUTLIERS
 from metrics.calibration import cross_fitted_logits, probabilities_of
 from metrics.detection import detection_metrics
-from metrics.scores import SCORES
 from reporting import plots
 from reporting.comparison import grouped
 from reporting.names import dismax_score, in_order, title_of
@@ -63,17 +61,16 @@ def pictures(results_dir, dataset, model, runs):
         if logs := [([row["epoch"] for row in run.log], [row["selection_acc"] for row in run.log])
                     for run in own if run.log]:
             curves[title] = logs
-        if not (own[0].folder / "logits" / f"{dataset}.npz").exists():
-            continue  # results/reference: logits are not committed
-        logits, labels = saved_logits(own[0].folder, dataset)
         score = dismax_score(dataset, method, "far")
-        scored = {name: SCORES[score](torch.from_numpy(z)).numpy() for name, z in logits.items()}
+        scored = saved_scores(own[0].folder, dataset, score)
+        if dataset not in scored or not (own[0].folder / "logits" / f"{dataset}.npz").exists():
+            continue  # results/reference: neither scores nor logits are committed
+        logits, labels = saved_logits(own[0].folder, dataset)
         inside = scored.pop(dataset)
         aurocs = {title_of(name): detection_metrics(inside, values)["auroc"] for name, values in scored.items()}
         histograms[title] = score, inside, {title_of(name): values for name, values in scored.items()}, aurocs
-        z = logits[dataset]
-        reliability[title] = {"T = 1": (probabilities_of(z), labels),
-                              "T cross-fitted": (probabilities_of(cross_fitted_logits(z, labels)[0]), labels)}
+        reliability[title] = {"T = 1": (probabilities_of(logits), labels), "T cross-fitted": (
+            probabilities_of(cross_fitted_logits(logits, labels)[0]), labels)}
     changed = "_changed" if runs[0].changed else ""
     for draw, methods, what in (
         (plots.score_histograms, histograms, "scores"), (plots.reliability_diagrams, reliability, "reliability"),
@@ -85,9 +82,14 @@ def pictures(results_dir, dataset, model, runs):
             yield path, what
 
 
-def saved_logits(run, dataset):
-    """name → logits (n, C) float64 of the last epoch's checkpoint, and the labels of the in-distribution set."""
+def saved_scores(run, dataset, score):
+    """set → (n) scores, of the in-distribution set and of its OOD sets, of the last epoch's checkpoint."""
     names = [dataset, *(name for group in OUTLIERS.get(dataset, {}).values() for name in group)]
-    paths = {name: run / "logits" / f"{name}.npz" for name in names}
-    logits = {name: np.load(path)["logits"].mean(0).astype(np.float64) for name, path in paths.items() if path.exists()}
-    return logits, np.load(paths[dataset])["labels"]
+    paths = {name: run / "scores" / score / f"{name}.npz" for name in names}
+    return {name: np.load(path)["conf"] for name, path in paths.items() if path.exists()}
+
+
+def saved_logits(run, dataset):
+    """(n, C) float64 of the last epoch's checkpoint on the in-distribution set, and the labels (n)."""
+    content = np.load(run / "logits" / f"{dataset}.npz")
+    return content["logits"].mean(0).astype(np.float64), content["labels"]

@@ -7,7 +7,7 @@ import numpy as np
 matplotlib.use("Agg")  # before pyplot: there may be no screen
 from matplotlib import pyplot as plt
 
-from utils.io import written_whole
+from utils.io import atomic_write
 
 GREY, BLUE, COLOURS = "0.6", "tab:blue", ("tab:orange", "tab:red", "tab:purple", "tab:brown")
 
@@ -16,7 +16,7 @@ def save(figure, path):
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
     plt.close(figure)
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         file.write(buffer.getvalue())
 
 
