@@ -4,15 +4,19 @@ import zipfile
 
 import torch
 
-from utils.io import UserError, memory_error, system_error, written_whole
+from utils.io import UserError, memory_error, system_error, write_bytes
 
 
 def save_state(path, state):
     """A dict of tensors and plain values, written whole."""
+    write_bytes(path, as_bytes(state))
+
+
+def as_bytes(state):
+    """What save_state writes."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    with written_whole(path) as file:
-        file.write(buffer.getbuffer())
+    return buffer.getbuffer()
 
 
 def load_state(path):

@@ -1,7 +1,5 @@
 """A training run's folder and what config.json says of its sessions."""
-import contextlib
-
-from engine import checkpoint, devices, distributed
+from engine import devices, distributed
 from engine.console import say
 from utils import run_dir
 from utils.io import UserError
@@ -30,9 +28,8 @@ def take_folder(run, config, fresh, if_locked, held):
         run_dir.clear(run.folder)
     config = run_dir.check_same_run(run.folder, config)
     if run_dir.is_finished(run.folder):
-        for name in ("weights.pt", "weights_best.pt"):
-            with contextlib.suppress(FileNotFoundError):
-                checkpoint.check_whole(run.folder / name)
+        for name in config.get("sha256", ["weights.pt"]):
+            run_dir.weights_digest(run.folder, config, name)
         (run.folder / "checkpoint.pt").unlink(missing_ok=True)  # killed at the very last moment
         return say(f"{run} is finished ({run.recipe.epochs} epochs). Nothing to do; --fresh would start over")
     for name in RUN_FILES:  # not after days of training

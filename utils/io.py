@@ -114,6 +114,11 @@ def _remove_leftovers(path):
             pass  # not one of ours, or another user's, at work
 
 
+def write_bytes(path, content):
+    with atomic_write(path) as file:
+        file.write(content)
+
+
 def write_text(path, text):
     with atomic_write(path, "w") as file:
         file.write(text)

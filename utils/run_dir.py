@@ -188,6 +188,25 @@ def file_digest(path):
     return digest.hexdigest()
 
 
+def weights_digest(run, config, name):
+    """The SHA-256 of a run's weights.pt or weights_best.pt.
+
+    UserError when the file is missing, cannot be read, or is another than the training wrote, as config.json has it.
+    """
+    path = run / name
+    try:
+        digest = file_digest(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: train the run again with --fresh") from None
+    except OSError as error:
+        raise system_error(error, path) or UserError(f"could not read {path}: {error}") from error
+    recorded = config.get("sha256")
+    if isinstance(recorded, dict) and recorded.get(name, digest) != digest:
+        raise UserError(f"{path} is damaged or another run's: its SHA-256 is not the one in {run / 'config.json'}. Put a "
+                        "good copy there, or train again with --fresh")
+    return digest
+
+
 # ---- metrics.csv ----
 
 METRIC_COLUMNS = ("benchmark", "dataset", "ood_group", "checkpoint", "score", "metric", "value", "note")
