@@ -202,8 +202,8 @@ def weights_digest(run, config, name):
         raise system_error(error, path) or UserError(f"could not read {path}: {error}") from error
     recorded = config.get("sha256")
     if isinstance(recorded, dict) and recorded.get(name, digest) != digest:
-        raise UserError(f"{path} is damaged or another run's: its SHA-256 is not the one in {run / 'config.json'}. Put a "
-                        "good copy there, or train again with --fresh")
+        raise UserError(f"{path} is damaged or another run's: its SHA-256 is not the one in {run / 'config.json'}. Put "
+                        "a good copy there, or train again with --fresh")
     return digest
 
 

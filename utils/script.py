@@ -1,4 +1,5 @@
 """How each of our scripts starts and ends: errors are sentences, Ctrl-C and closed outputs are no tracebacks."""
+import argparse
 import contextlib
 import os
 import signal
@@ -37,6 +38,14 @@ def run_script(name, main, where=lambda: ""):
         if found is None:
             raise
         _leave(f"{name}{where()}: {found}", 1)
+
+
+def count(text):
+    """A whole number of 0 or more, as the type of an argument."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {number}")
+    return number
 
 
 def say(text):
