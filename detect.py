@@ -70,11 +70,12 @@ def main():
     for file in image_files(images):
         for reader in readers:
             try:
-                write({"run": str(reader.folder)} if len(runs) > 1 else {}, reader.answer(file))
+                row = reader.answer(file)
             except (UnreadableImage, ValueError, OSError) as error:
                 print(f"detect.py: {printable(file)} cannot be read: {error}", file=sys.stderr)
                 problems += 1
                 break
+            write({"run": str(reader.folder)} if len(runs) > 1 else {}, row)
     sys.exit(1 if problems else 0)
 
 
@@ -108,6 +109,8 @@ class RunReader:
 
     def answer(self, file):
         """A dict of COLUMNS. UnreadableImage, ValueError or OSError when there is none."""
+        if os.path.isdir(file):
+            raise UnreadableImage("the folder holds no images")
         with open_rgb(file) as image:
             pixels = np.array(resize_center_crop(image, self.images["size"], self.images["shorter_side"]))  # (s, s, 3)
         batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.device)  # (1, 3, s, s)
@@ -139,7 +142,7 @@ def image_files(paths):
             for line in report_skipped(skipped, path):
                 print(f"detect.py: {line}", file=sys.stderr)
             if not found:
-                raise UserError(f"{path} holds no images")
+                yield path  # which is then named, as what cannot be read
             yield from (os.path.join(path, file) for file in found)
         else:
             yield path

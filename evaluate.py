@@ -146,6 +146,7 @@ def evaluate(folder, args, device):
         raise UserError(f"{folder} is not a finished run: it has no weights.pt or no config.json. Train it first: "
                         "python train.py --help")
     run, config = run_dir.load_run(folder)
+    check_dataset(run.dataset, args.data_dir)
     splits = OpenSplits(args.data_dir, run.dataset)
     own = [ood_folder(name, path, run.dataset) for name, path in args.ood]
     listed = benchmark(run.dataset, args.data_dir, splits, own)
