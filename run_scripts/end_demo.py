@@ -8,8 +8,7 @@ thresholds, and the other half is answered for.
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make our packages importable
 
 import numpy as np
 import torch
