@@ -36,9 +36,11 @@ from reporting.load import read_runs
 from reporting.names import title_of
 from reporting.tables import Table, as_csv, one_line, publish
 from utils.io import UserError, write_text
+from utils.plugins import add_plugin_argument, load_plugins
 
 
 def main():
+    load_plugins()  # the titles of its methods and networks
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results-dir", type=Path, default=Path("results"))
     parser.add_argument("--dataset", help=f"{', '.join(DATASETS)}, or one of yours")
@@ -48,6 +50,7 @@ def main():
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="only for --saliency")
     parser.add_argument("--corrupted", action="store_true", help="only the tables of calibration under corruption")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a complete published row is off")
+    add_plugin_argument(parser)
     args = parser.parse_args()
     gc.disable()  # hundreds of runs are half a million rows, none in a cycle: looking for cycles is a third of the time
     results = read_runs(args.results_dir, args.dataset or "*")

@@ -60,7 +60,8 @@ def main():
     scores = [classifier.scores(logits).numpy() for logits in (inside, outside)]  # larger = more like 0–6
     auroc = roc_auc_score(np.repeat([1, 0], [len(s) for s in scores]), np.concatenate(scores))
     away, away_outside = (~classifier.detect(logits, REJECT_RATE) for logits in (inside, outside))  # 6: True = known
-    print(f"new images of 0–6: accuracy {accuracy:.1%}, mean confidence {confidence:.1%} (temperature {temperature:.2f})")
+    print(f"new images of 0–6: accuracy {accuracy:.1%}, mean confidence {confidence:.1%}, "
+          f"temperature {temperature:.2f}")
     print(f"7–9 against 0–6: AUROC {auroc:.1%}")
     print(f"asked to turn away {REJECT_RATE:.0%} of 0–6: turned away {away.float().mean():.1%} of 0–6 and "
           f"{away_outside.float().mean():.1%} of 7–9")

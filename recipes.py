@@ -129,6 +129,14 @@ RECIPES_OF_NETWORK = {"resnet20": {
 DATASETS = tuple(dict.fromkeys([*RECIPES["dismax"], *RECIPES["sdde"]]))
 
 
+def add_dataset(name, size, mean, std):
+    """Register the default recipes, which are ours, for a set of the user's own of size × size pixels."""
+    for paper, recipe in (("dismax", DISMAX_CIFAR10), ("sdde", SDDE_CIFAR10)):
+        changes = {**SMALL, "batch_size": 64, "lr": 0.05, "padding": size // 8, "mean": mean, "std": std}
+        for known in (RECIPES, *RECIPES_OF_NETWORK.values()):
+            known[paper][name] = replace(recipe, **changes)
+
+
 def method_of(name):
     """(name of the base method, Method) of a name of METHODS, or of base-members-diversity[-outliers] as `name_of`
     writes it. ValueError when it is neither."""

@@ -15,6 +15,7 @@ import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its setting
 
 import contextlib
 import dataclasses
+import hashlib
 import math
 import statistics
 import sys
@@ -24,7 +25,6 @@ from dataclasses import dataclass, field
 import torch
 from tqdm import tqdm
 
-from data.datasets import CATALOG
 from data.sampling import stream_seed
 from engine import checkpoint, devices, distributed
 from engine.arguments import open_training_sets, parse_arguments, resolve_run
@@ -38,7 +38,7 @@ from engine.records import record_session, record_steps, take_folder
 from engine.tracking import open_tracker
 from engine.train_step import TrainStep, execution_options
 from utils import run_dir
-from utils.io import UserError
+from utils.io import UserError, write_bytes
 from utils.script import run_script
 
 
@@ -48,11 +48,10 @@ def main():
     run, published = resolve_run(args)
     device = distributed.local_device(devices.choose(args.device))
     options = execution_options(device, run, args.bf16, args.graphs, args.compile)
-    sets, digests = open_training_sets(args, run, device)
+    sets, facts = open_training_sets(args, run, device)
     overrides = {name: {"published": theirs, "used": ours}
                  for name, (ours, theirs) in run.recipe.differences(published).items()}
-    config = {**run.record(), "overrides": overrides, "data": digests,
-              "num_classes": CATALOG[run.dataset].classes, "plugins": args.plugin}
+    config = {**run.record(), "overrides": overrides, **facts, "plugins": args.plugin}
     with contextlib.ExitStack() as held:
         with distributed.raise_on_all_ranks(UserError):
             if distributed.is_main():
@@ -202,7 +201,7 @@ def summary_of(row):
 def seed_epoch(run, state, device):
     """The random state of an epoch's start, a function of seed and epoch alone, or the one where training stopped."""
     rank, world_size = distributed.rank_and_world_size()
-    if state.step and len(state.rng) == world_size:
+    if state.step and (rank == 0 or len(state.rng) == world_size):  # rank 0's mixes images, on any number of ranks
         devices.restore_rng_state(state.rng[rank], device)
     else:
         name = "resume" if state.step else "mix"
@@ -254,17 +253,20 @@ def save_checkpoint(run, config, modules, state):
 
 def finish(run, config, model, state, train_set):
     """Write the last files of a run; returns its results."""
-    unreadable = distributed.all_gather_object(sorted(getattr(train_set, "bad", ())))
+    unreadable = distributed.all_gather_object(sorted(getattr(train_set, "unreadable", ())))
     log, last = state.log, state.log[-1]["selection_acc"]
     results = {"best_epoch": state.best["epoch"], "best_accuracy": state.best["accuracy"], "last_accuracy": last,
                "train_seconds": round(state.train_seconds_before, 1),
                "wall_clock_seconds": round(sum(row["seconds"] for row in log), 1)}
     if not distributed.is_main():
         return results
+    contents = {"weights_best.pt": checkpoint.as_bytes(state.best_weights),
+                "weights.pt": checkpoint.as_bytes(model.state_dict())}
     run_dir.write_json(run.folder / "config.json", {
-        **config, "unreadable_files": sorted(set(sum(unreadable, []))), **results})
-    checkpoint.save_state(run.folder / "weights_best.pt", state.best_weights)
-    checkpoint.save_state(run.folder / "weights.pt", model.state_dict())  # the last file: the run is finished
+        **config, "unreadable_files": sorted(set(sum(unreadable, []))), **results,
+        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}})
+    for name, content in contents.items():  # weights.pt is the last file: the run is finished
+        write_bytes(run.folder / name, content)
     (run.folder / "checkpoint.pt").unlink(missing_ok=True)
     say(f"{run}: {len(log)} epochs in {sum(row['seconds'] for row in log):.0f} s, {config['selection_split']} accuracy "
         f"{100 * last:.2f} % (best {100 * state.best['accuracy']:.2f} % in epoch {state.best['epoch']})")

@@ -5,21 +5,25 @@ import contextlib
 import numpy as np
 
 from data.datasets import CATALOG, EXPOSURE
-from data.loaders import digest_of, open_set
+from data.loaders import open_split
 from data.openood import benchmark
 from data.sampling import class_balanced
+from data.subsets import OpenSplits
+from data.user_sets import register
 from engine.tracking import TRACKERS
-from recipes import DATASETS, DIVERSITIES, METHODS, NETWORKS, method_of, name_of, recipe_of
+from recipes import DIVERSITIES, METHODS, NETWORKS, RECIPES, add_dataset, method_of, name_of, recipe_of
 from utils.io import UserError
 from utils.plugins import add_plugin_argument, load_plugins
 from utils.recipe import flag, flags
 from utils.run_dir import Run, run_folder
+from utils.script import count
 
 
 def parse_arguments(description):
     plugins = load_plugins()  # before the registry's names become choices
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", required=True, choices=DATASETS)
+    parser.add_argument("--dataset", required=True, help=f"{', '.join(known_datasets())}, or a set of your own: "
+                        "python data/prepare.py --folder NAME=DIR")
     parser.add_argument("--model", required=True, choices=list(NETWORKS), help="the network")
     parser.add_argument("--method", "--loss", required=True, metavar="METHOD", help=", ".join(METHODS) + "; or for "
                         "instance dismax-5-gradcam: five DisMax members with the GradCAM diversity loss")
@@ -47,8 +51,7 @@ def parse_arguments(description):
                        "(default: no; it costs a minute, and gave a ResNet34 5 %% on two CPU cores)")
     images = parser.add_argument_group("reading image files (ImageNet)")
     images.add_argument("--on-bad-image", choices=("stop", "skip"), default="stop", help="of one that can't be read")
-    images.add_argument("--decode", choices=("cpu", "device"), default="cpu", help="device: JPEGs by nvJPEG on a GPU")
-    images.add_argument("--workers", type=int, help="reading processes; by default one a core, at most 16")
+    images.add_argument("--workers", type=count, help="reading processes; by default one a core, at most 16")
     recipe = parser.add_argument_group("recipe", "by default the published one; see recipes.py")
     for name, kind, text, _ in flags():
         if kind is bool:
@@ -62,8 +65,24 @@ def parse_arguments(description):
     return args
 
 
+def known_datasets(data_dir=None):
+    """Names of the sets that a recipe trains on, with the user's own sets in `data_dir`, which get the default one."""
+    for name, info in register(data_dir).items() if data_dir else ():
+        if name not in RECIPES["dismax"]:
+            add_dataset(name, info.size, info.mean, info.std)
+    return list(dict.fromkeys([*RECIPES["dismax"], *RECIPES["sdde"]]))
+
+
+def check_dataset(name, data_dir):
+    """UserError when there is no recipe for a set of this name."""
+    if name not in (known := known_datasets(data_dir)):
+        raise UserError(f"unknown data set {name!r}: choose from {', '.join(known)}, or make it from a folder: python "
+                        f"data/prepare.py --folder {name}=DIR --data-dir {data_dir}")
+
+
 def resolve_run(args):
     """(Run, its published recipe)."""
+    check_dataset(args.dataset, args.data_dir)
     with value_error_is_users():
         base, method = method_of(args.method)
     if args.seed < 0:
@@ -92,23 +111,29 @@ def resolve_run(args):
 
 
 def open_training_sets(args, run, device):
-    """(images to train on, images to select the best epoch on, outliers or None), and digests of these."""
-    recipe = run.recipe
-    options = {"on_bad_image": args.on_bad_image, "decode": args.decode, "workers": args.workers,
-               "statistics": (recipe.mean, recipe.std)}
-    train_set = open_set(run.dataset, "train", args.data_dir, device, **options)
-    selection_set = open_set(run.dataset, "test", args.data_dir, device, **options)
+    """(images to train on, images to select the best epoch on, outliers or None), and what config.json says of them."""
+    recipe, splits = run.recipe, OpenSplits(args.data_dir, run.dataset)
+
+    def opened(split):
+        return open_split(split, device, (recipe.mean, recipe.std), on_unreadable=args.on_bad_image,
+                          workers=args.workers)
+
+    train_split, test_split = splits.get(run.dataset, "train"), splits.get(run.dataset)
+    train_set, selection_set = opened(train_split), opened(test_split)
     if recipe.select_on == "openood":
-        selection_set = selection_set.subset(benchmark(run.dataset, args.data_dir).validation.index["test"])
+        selection_set = selection_set.subset(benchmark(run.dataset, args.data_dir, splits).validation.index["test"])
     if recipe.per_class >= 2 and recipe.batch_size % recipe.per_class == 0:
         with value_error_is_users():  # whether there are classes enough
             class_balanced(train_set.labels.cpu(), recipe.batch_size, recipe.per_class, np.random.default_rng())
-    digests = {split: digest_of(run.dataset, split, args.data_dir) for split in ("train", "test")}
-    outlier_set = None
+    digests, outlier_set = {"train": train_split.digest, "test": test_split.digest}, None
     if run.method.outliers != "none":
-        digests["outliers"] = digest_of(run.method.outliers, "train", args.data_dir, run.dataset)
-        outlier_set = open_set(run.method.outliers, "train", args.data_dir, device, like=run.dataset, **options)
-    return (train_set, selection_set, outlier_set), digests
+        outlier_split = splits.get(run.method.outliers, "train")
+        digests["outliers"], outlier_set = outlier_split.digest, opened(outlier_split)
+    info = CATALOG[run.dataset]
+    images = {"size": info.size, "shorter_side": int(info.size / 0.875) if info.folders else info.size,
+              "class_names": train_split.class_names}
+    record = {"data": digests, "num_classes": info.classes, "images": images}
+    return (train_set, selection_set, outlier_set), record
 
 
 @contextlib.contextmanager

@@ -100,8 +100,9 @@ class LossFirstPart(nn.Module):
 
         MPS ln(q̂/(1 − q̂)) with q̂ = max q, q = softmax(logits); ES Σ q ln q; MDS max logit; MMLS max + mean logit;
         MMLES MMLS + ES; MMLEPS MMLES + max q; energy ln Σ exp logits. `set_thresholds` and `detect` use these numbers
-        and no others. MPS is given as log odds, because the published probability max q, `probabilities(logits).amax(-1)`, is exactly 1 in
-        float32 for every confident sample. See calibration.score. ValueError on an unknown `score_type`.
+        and no others. MPS is given as log odds, because the published probability max q,
+        `probabilities(logits).amax(-1)`, is exactly 1 in float32 for every confident sample. See calibration.score.
+        ValueError on an unknown `score_type`.
         """
         return calibration.score(logits, self.score_type)
 

@@ -18,11 +18,12 @@ server.set_forkserver_preload([
     "sklearn.datasets", "matplotlib", "tabulate", "tqdm", "PIL.Image"])
 
 
-def run(words, cwd, env=None, timeout=None):
+def run(words, cwd, env=None, timeout=None, input=""):
     """The finished process of `python words…`, its outputs as text; with `-c` the second word is the code."""
     with tempfile.TemporaryDirectory() as folder:
-        outputs = [Path(folder) / name for name in ("out", "err")]
-        process = server.Process(target=_inside, args=(words, str(cwd), dict(env or os.environ), outputs))
+        stdin, *outputs = [Path(folder) / name for name in ("in", "out", "err")]
+        stdin.write_text(input)
+        process = server.Process(target=_inside, args=(words, str(cwd), dict(env or os.environ), outputs, stdin))
         process.start()
         process.join(timeout)
         if process.exitcode is None:
@@ -39,7 +40,9 @@ def start(words, cwd, env=None):
     return process
 
 
-def _inside(words, cwd, env, outputs):
+def _inside(words, cwd, env, outputs, stdin=os.devnull):
+    os.dup2(os.open(stdin, os.O_RDONLY), 0)
+    sys.stdin = os.fdopen(0, closefd=False)  # multiprocessing has put another in its place
     for number, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(cwd)
