@@ -34,9 +34,10 @@ from reporting.check import check
 from reporting.comparison import compare, score_sections, scores, sections, tidy
 from reporting.load import read_runs
 from reporting.names import title_of
-from reporting.tables import Table, as_csv, one_line, publish
+from reporting.tables import Table, as_csv, one_line, printable, publish
 from utils.io import UserError, write_text
 from utils.plugins import add_plugin_argument, load_plugins
+from utils.script import run_script
 
 
 def main():
@@ -56,10 +57,10 @@ def main():
     results = read_runs(args.results_dir, args.dataset or "*")
     if args.check:
         lines, outside = check(results.runs, args.dataset)
-        print("\n".join([*lines, *left_out(results)]))
+        print(printable("\n".join([*lines, *left_out(results)])))
         sys.exit(outside > 0)
     pages = list(write_tables(args.results_dir / "tables", results, args.corrupted))
-    print("\n".join([*left_out(results), f"Written to {args.results_dir / 'tables'}/"]))
+    print(printable("\n".join([*left_out(results), f"Written to {args.results_dir / 'tables'}/"])))
     if args.saliency:
         print("\n".join(compute_saliency(results.runs, args.data_dir)))
     if args.report or args.saliency:
@@ -161,7 +162,4 @@ def corrupted_tables(dataset, runs):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"analyze.py: {error}")
+    run_script("analyze.py", main)

@@ -23,6 +23,8 @@ LATEX = str.maketrans({
     "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": "$<$", ">": "$>$", "|": "$|$", "±": r"$\pm$",
     "Δ": r"$\Delta$", "−": "$-$", "†": r"$\dagger$", "–": "--", "τ": r"$\tau$", "×": r"$\times$", "≤": r"$\leq$",
     "·": r"$\cdot$", "²": "$^2$", "√": r"$\surd$"})
+ASCII = str.maketrans({"±": "+-", "Δ": "delta", "−": "-", "†": "+", "–": "-", "τ": "tau", "×": "x", "≤": "<=", "·": "*",
+                       "²": "^2", "√": "sqrt", "…": "..."})
 MARKDOWN = re.compile(r"[\\`|<>\[\]$&]|(?<!\w)_|_(?!\w)|\*(?=\S)|(?<=\S)\*")
 
 
@@ -50,7 +52,7 @@ class Table:
 def publish(table, folder):
     """Write a table to folder/<name>.csv, .md and .tex, print it if it is to be shown, and return it as HTML."""
     if table.shown:
-        print(terminal(table, terminal_width()))
+        print(printable(terminal(table, terminal_width())))
     write_text(folder / f"{table.name}.csv", as_csv(table.tidy))
     write_text(folder / f"{table.name}.md", markdown(table))
     write_text(folder / f"{table.name}.tex", latex(table))
@@ -105,6 +107,13 @@ def terminal_width():
     if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit():
         return shutil.get_terminal_size().columns
     return None
+
+
+def printable(text):
+    """The text for standard output: of a terminal or file that is not UTF-8 only ASCII, which every one shows."""
+    if (sys.stdout.encoding or "").lower().replace("-", "") == "utf8":
+        return text
+    return text.translate(ASCII).encode("ascii", "replace").decode()
 
 
 def terminal(table, width=None):

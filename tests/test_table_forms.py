@@ -78,3 +78,12 @@ def test_a_wide_table_comes_in_pieces_that_fit_a_terminal(tmp_path):
     done = subprocess.run([sys.executable, "analyze.py", "--results-dir", tmp_path], cwd=ROOT, capture_output=True,
                           text=True, env={"COLUMNS": "80", "PATH": "/usr/bin:/bin"})
     assert done.returncode == 0 and max(map(len, done.stdout.replace(str(tmp_path), "").splitlines())) <= 80
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_a_terminal_that_is_not_utf_8_gets_ascii(tmp_path, encoding):
+    ensemble(tmp_path, "de", 1, 0.9)
+    ensemble(tmp_path, "de", 2, 0.91)
+    done = subprocess.run([sys.executable, "analyze.py", "--results-dir", tmp_path], cwd=ROOT, capture_output=True,
+                          env={"PYTHONIOENCODING": encoding, "PATH": "/usr/bin:/bin"})
+    assert done.returncode == 0 and not done.stderr and "90.50 +- 0.71" in done.stdout.decode("ascii")
