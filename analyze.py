@@ -7,6 +7,7 @@
   python analyze.py --saliency                                  the report with saliency maps of ensembles, which are
                                                                 computed from their weights and the images
   python analyze.py --corrupted                                 only calibration under corruption
+  python analyze.py --scores ash=DIR                            with a row of scores that others computed
   python analyze.py --check                                     only say whether complete published rows are within
                                                                 their tolerances; fails, naming the cells, if not
 
@@ -51,10 +52,18 @@ def main():
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="only for --saliency")
     parser.add_argument("--corrupted", action="store_true", help="only the tables of calibration under corruption")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a complete published row is off")
+    parser.add_argument("--scores", nargs="+", default=[], type=named_folder, metavar="NAME=DIR", help="folders of "
+                        "<set>.npz with pred, conf and label, from anywhere (OpenOOD's dumps, say), as rows of the "
+                        "tables. NAME: the method, or network/method; the same NAME again is another seed")
     add_plugin_argument(parser)
     args = parser.parse_args()
     gc.disable()  # hundreds of runs are half a million rows, none in a cycle: looking for cycles is a third of the time
-    results = read_runs(args.results_dir, args.dataset or "*")
+    results = read_runs(args.results_dir, args.dataset or "*", needed=not args.scores)
+    for k, (name, folder) in enumerate(args.scores):
+        from reporting.score_files import read_scores  # here, because it imports much of SciPy
+
+        seed = 1 + sum(other == name for other, _ in args.scores[:k])
+        results.runs.append(read_scores(name, folder, seed, args.dataset))
     if args.check:
         lines, outside = check(results.runs, args.dataset)
         print(printable("\n".join([*lines, *left_out(results)])))
@@ -68,6 +77,13 @@ def main():
 
         write_report(args.results_dir, pages, results)
         print(f"Written to {args.results_dir}/report.html")
+
+
+def named_folder(text):
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
+    return name, path
 
 
 def compute_saliency(runs, data_dir):
@@ -134,7 +150,7 @@ def openood_tables(dataset, results):
     """The openood benchmark's: every single OOD set; and the comparison, of a data set with ensembles."""
     benchmark, title, name = openood.BENCHMARK, f"{title_of(dataset)}, openood", f"openood_{dataset}"
     runs = [run for run in results.runs if run.id_dataset == dataset]
-    if any(run.members > 1 for run in runs):
+    if any(run.members > 1 or run.from_files for run in runs):
         lines = compare(benchmark, dataset, runs)
         yield Table(name, title, list(sections(benchmark, dataset, lines, results)), benchmark.legend,
                     tidy(dataset, lines))

@@ -13,6 +13,7 @@ from utils.io import UserError, system_error
 # what config.json of a finished run must hold: entry → the type of its value; those that may also be null
 WANTED = {"run": dict, "method": dict, "recipe": dict, "overrides": dict, "sessions": list, "best_epoch": int,
           "parameters": int}
+OWN_SCORE = "own score"  # of scores from files
 NULLABLE = ("best_accuracy", "last_accuracy", "train_seconds", "wall_clock_seconds")
 
 
@@ -52,6 +53,11 @@ class Run:
         return self._cells.get((benchmark, checkpoint, metric, score), {})
 
     @property
+    def from_files(self):
+        """Whether it is no run of ours but scores that others computed, see score_files.py."""
+        return self.config.get("score_files", False)
+
+    @property
     def members(self):
         return self.config["method"]["members"]
 
@@ -69,8 +75,9 @@ class Results(NamedTuple):
     left_out: list  # of LeftOut
 
 
-def read_runs(results_dir, dataset="*"):
-    """Results of every evaluated run below a folder, or of those on one data set. UserError when there is none."""
+def read_runs(results_dir, dataset="*", needed=True):
+    """Results of every evaluated run below a folder, or of those on one data set. UserError when there is none and one
+    is needed."""
     results_dir = Path(results_dir)
     runs, left_out = [], []
     for folder in run_dir.find_runs(results_dir, dataset):
@@ -81,7 +88,7 @@ def read_runs(results_dir, dataset="*"):
     refused = _copies(runs)
     left_out += [_left_out(folder, reason) for folder, reason in refused.items()]
     runs = [run for run in runs if run.folder not in refused]
-    if not runs and not left_out:
+    if needed and not runs and not left_out:
         where = results_dir if dataset == "*" else results_dir / dataset
         raise UserError(f"no evaluated run below {where}. "
                         "`make demo` makes some in a minute, `make reproduce-cifar10` the paper's")
