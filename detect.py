@@ -4,10 +4,10 @@
   python detect.py results/cifar10/resnet34/dismax_fpr/seed1 holiday/*.jpg --reject-rate 1 --score MPS > answers.csv
   find scans -name '*.png' | python detect.py RUN1 RUN2 - --json
 
-A row an image and run goes to standard output, as CSV or as a JSON object: run (where there are several), file, class (a
-number), class_name, probability (calibrated: softmax at the fitted temperature), score (larger = more in-distribution),
-threshold, and answer: "in", or "out" where the score is below what all but --reject-rate per cent of the
-in-distribution test images reach. Temperature and thresholds are those of evaluate.py.
+A row an image and run goes to standard output, as CSV or as a JSON object: run (where there are several), file, class
+(a number), class_name, probability (calibrated: softmax at the fitted temperature), score (larger = more
+in-distribution), threshold, and answer: "in", or "out" where the score is below what all but --reject-rate per cent of
+the in-distribution test images reach. Temperature and thresholds are those of evaluate.py.
 
 Folders are searched for images, and "-" reads names of files from standard input, one a line. Images are turned upright
 by their EXIF orientation. An image that cannot be read is named on standard error, the others are still answered, and
@@ -70,11 +70,12 @@ def main():
     for file in image_files(images):
         for reader in readers:
             try:
-                write({"run": str(reader.folder)} if len(runs) > 1 else {}, reader.answer(file))
+                row = reader.answer(file)
             except (UnreadableImage, ValueError, OSError) as error:
                 print(f"detect.py: {printable(file)} cannot be read: {error}", file=sys.stderr)
                 problems += 1
                 break
+            write({"run": str(reader.folder)} if len(runs) > 1 else {}, row)
     sys.exit(1 if problems else 0)
 
 
@@ -108,6 +109,8 @@ class RunReader:
 
     def answer(self, file):
         """A dict of COLUMNS. UnreadableImage, ValueError or OSError when there is none."""
+        if os.path.isdir(file):
+            raise UnreadableImage("the folder holds no images")
         with open_rgb(file) as image:
             pixels = np.array(resize_center_crop(image, self.images["size"], self.images["shorter_side"]))  # (s, s, 3)
         batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.device)  # (1, 3, s, s)
@@ -139,7 +142,7 @@ def image_files(paths):
             for line in report_skipped(skipped, path):
                 print(f"detect.py: {line}", file=sys.stderr)
             if not found:
-                raise UserError(f"{path} holds no images")
+                yield path  # which is then named, as what cannot be read
             yield from (os.path.join(path, file) for file in found)
         else:
             yield path

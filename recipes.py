@@ -133,7 +133,8 @@ def add_dataset(name, size, mean, std):
     """Register the default recipes, which are ours, for a set of the user's own of size × size pixels."""
     for paper, recipe in (("dismax", DISMAX_CIFAR10), ("sdde", SDDE_CIFAR10)):
         changes = {**SMALL, "batch_size": 64, "lr": 0.05, "padding": size // 8, "mean": mean, "std": std}
-        RECIPES[paper][name] = replace(recipe, **changes)
+        for known in (RECIPES, *RECIPES_OF_NETWORK.values()):
+            known[paper][name] = replace(recipe, **changes)
 
 
 def method_of(name):

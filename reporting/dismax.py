@@ -29,13 +29,13 @@ PAPER_COLUMNS = {"cifar10": "near_aupr", "cifar100": "near_aupr", "tinyimagenet_
 
 
 def columns(dataset, runs):
-    """Table 2's. Of a data set of yours the OOD sets are those that its runs were tested on."""
-    groups = OUTLIERS.get(dataset) or ood_sets(runs, "dismax")
+    """Table 2's, and sets of the user's own that runs were tested on (evaluate.py --ood)."""
+    groups = {**OUTLIERS.get(dataset, {}), **ood_sets(runs, "dismax", ("ood",) if dataset in OUTLIERS else GROUPS)}
     found = [Column("ACC (%)", "id", (dataset,), "accuracy", paper="acc", tau=0.3),
              Column("ECE", "id", (dataset,), "ece", 1, 4, "ece", 4, tau=0.25, relative=True),
              Column("least ECE", "id", (dataset,), "least_ece", 1, 4)]
     for group, names in groups.items():
-        metric = "auroc" if group == "far" or dataset == "imagenet1k" else "aupr_out"
+        metric = "auroc" if group in ("far", "ood") or dataset == "imagenet1k" else "aupr_out"
         for name in names:
             title = f"{group.replace('_', ' ')}: {title_of(name)} {metric.split('_')[0].upper()} (%)"
             found.append(Column(title, group, (name,), metric, paper=PAPER_COLUMNS.get(name, ""),
@@ -43,12 +43,15 @@ def columns(dataset, runs):
     return found
 
 
-def ood_sets(runs, benchmark):
+GROUPS = ("near", "far", "very_far", "ood")
+
+
+def ood_sets(runs, benchmark, of_groups=GROUPS):
     """ood_group → sets, of what some runs were tested on."""
     groups = {}
     for run in runs:
         for group, name in run.cells(benchmark, "last", "images"):
-            if group in ("near", "far", "very_far") and name not in groups.setdefault(group, []):
+            if group in of_groups and name not in groups.setdefault(group, []):
                 groups[group].append(name)
     return groups
 

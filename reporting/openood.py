@@ -2,7 +2,7 @@
 from data.datasets import OPENOOD, OUTLIERS
 from reporting import papers
 from reporting.comparison import Benchmark, Column, Protocol
-from reporting.dismax import ood_sets
+from reporting.dismax import GROUPS, ood_sets
 from reporting.names import sdde_score
 
 COMMON_SCORE = "logit-average"
@@ -27,12 +27,13 @@ AUROC (%), mean over the sets of a group, of the epoch that is best on validatio
 
 
 def columns(dataset, runs):
-    groups = OPENOOD.get(dataset) or OUTLIERS.get(dataset) or ood_sets(runs, "openood")
+    known = OPENOOD.get(dataset) or OUTLIERS.get(dataset, {})
+    groups = {**known, **ood_sets(runs, "openood", ("ood",) if known else GROUPS)}
     found = [Column("ACC (%)", "id", (dataset,), "accuracy"), Column("ECE", "id", (dataset,), "ece", 1, 4),
              Column("NLL", "id", (dataset,), "nll", 1, 4), Column("Brier", "id", (dataset,), "brier", 1, 4)]
     for metric, tau in (("auroc", {"near": 1.0, "far": 1.5}), ("fpr95", {})):
         for group, names in groups.items():
-            title = f"{group.replace('_', ' ')} {metric.upper()} (%)"
+            title = f"{'own sets' if group == 'ood' else group.replace('_', ' ')} {metric.upper()} (%)"
             found.append(Column(title, group, tuple(names), metric, paper=f"{group}_{metric}" if tau else "",
                                 paper_digits=2, tau=tau.get(group, 0.0)))
     return found

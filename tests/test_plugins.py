@@ -3,6 +3,7 @@ import json
 
 import pytest
 from conftest import script
+from PIL import Image
 
 PLUGIN = '''
 import torch
@@ -54,7 +55,9 @@ def test_a_new_network_loss_and_diversity_train_evaluate_and_have_a_row(tmp_path
     without = script("evaluate.py", run, *words[:-2], check=False)
     assert without.returncode == 1 and "One of a plugin needs --plugin FILE" in without.stderr
     script("evaluate.py", run, *words)
-    script("detect.py", run, data_dir, "--plugin", plugin)
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    answers = script("detect.py", run, tmp_path / "red.png", "--plugin", plugin).stdout.splitlines()
+    assert len(answers) == 2 and answers[1].rpartition(",")[2] in ("in", "out")
 
 
 def test_a_plugin_that_fails_says_where(tmp_path, data_dir):
