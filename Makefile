@@ -70,9 +70,9 @@ analyze: $(READY)  ## all tables from all runs, beside the papers'
 report: $(READY)  ## the same as a page with figures and saliency maps, results/report.html
 	@$(PY) analyze.py --results-dir $(RESULTS) --saliency --data-dir $(DATA)
 
-tables: $(READY)  ## the tables of results/reference, and those in the READMEs, from the committed files
+tables: $(READY)  ## the tables of results/reference, and those in README.md and docs/, from the committed files
 	@$(PY) analyze.py --results-dir results/reference > /dev/null
-	@$(PY) reporting/readme_tables.py README.md benchmarks/README.md
+	@$(PY) reporting/readme_tables.py README.md benchmarks/README.md docs/*.md
 
 numbers: $(READY)  ## the next missing runs of results/queue.txt, one a core, into results/reference
 	@$(PY) run_scripts/run_queue.py --data-dir $(DATA)
@@ -83,11 +83,18 @@ test: $(READY)  ## every claim that this repository makes, on the CPU, in a few 
 torture: $(READY)  ## KILLS=600 kills at random moments, every kind of damage to every file; half an hour
 	@OMP_NUM_THREADS=1 $(PY) -m tests.faults $(KILLS:%=--kills %)
 
+test-lowest:  ## the same with the oldest versions that requirements.txt allows, in .venv-lowest; LOWEST=python3.10
+	@$(or $(LOWEST),python3.10) -m venv .venv-lowest
+	@sed 's/>=/==/' requirements.txt > .venv-lowest/requirements.txt
+	@.venv-lowest/bin/python -m pip install --quiet -r .venv-lowest/requirements.txt pytest pytest-randomly pytest-xdist setuptools wheel
+	@$(MAKE) --no-print-directory test PY=.venv-lowest/bin/python
+
 mutate: $(READY)  ## forty small mistakes in the code, drawn by SEED=: does a test notice each? a few minutes
 	@$(PY) tests/mutate.py $(if $(SEED),--seed $(SEED))
 
-lint: $(READY)  ## ruff
+lint: $(READY)  ## ruff, and mypy on the packages dismax and sdde
 	@$(PY) -m ruff check .
+	@$(PY) -m mypy losses
 
 bench: $(READY)  ## speed, against what a user would otherwise run
 	@$(PY) benchmarks/run.py
@@ -118,8 +125,8 @@ $(RESULTS)/%/weights.pt: | $(READY)
 $(RESULTS)/%/metrics.csv: $(RESULTS)/%/weights.pt $(wildcard $(DATA)/*/manifest.json)
 	@$(JOB) $(PY) evaluate.py $(@D) --data-dir $(DATA) $(DEVICE:%=--device %) --if-locked wait
 
-$(VENV)/ready: requirements.txt
+$(VENV)/ready: requirements.txt pyproject.toml
 	@echo "Making $(VENV): PyTorch and the rest, about 3 minutes and, with CUDA, 6 GB"
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt pytest pytest-randomly pytest-xdist ruff
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e '.[dev]'
 	@touch $@
