@@ -21,6 +21,8 @@ Prints, and writes to <results-dir>/tables/ as CSV (tidy), Markdown and LaTeX:
   runs                             one row a run: device, seconds, versions, accuracies (CSV only)
 Runs whose files are damaged, incomplete or disagree are left out and named.
 """
+import utils.threads  # noqa: F401, I001  Ctrl-C while the rest is imported
+
 import argparse
 import gc
 import sys
@@ -34,6 +36,7 @@ from reporting.load import read_runs
 from reporting.names import title_of
 from reporting.tables import Table, as_csv, one_line, publish
 from utils.io import UserError, write_text
+from utils.script import run_script
 
 
 def main():
@@ -133,7 +136,4 @@ def corrupted_tables(dataset, runs):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"analyze.py: {error}")
+    run_script("analyze.py", main)
