@@ -216,6 +216,8 @@ class Matrix:
                 return ""
         except Exception as error:
             return f"NO RESULT, and not a word: {error!r}"[:150]
+        if script == "evaluate" and "not prepared: " in done.stdout:
+            return ""  # an OOD set is named and left out
         if script in ("analyze", "report") and re.search("left out|not shown|disagree|damaged|incomplete", done.stdout):
             return ""  # said under the table
         return "ANOTHER RESULT, and not a word"
