@@ -20,7 +20,7 @@ ifneq ($(words $(DATA) $(RESULTS))$(strip $(foreach sign,$(BAD),$(findstring $(s
   $(error DATA and RESULTS must not contain spaces, nor $(BAD), which make cannot handle: use another path, or a link)
 endif
 
-.PHONY: help demo numbers test torture mutate lint bench prepare-data analyze report tables runs blocks
+.PHONY: help demo numbers test torture mutate lint bench gpu-check prepare-data analyze report tables runs blocks
 .PHONY: reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-imagenet200 reproduce-mnist
 .SECONDARY:
 
@@ -40,8 +40,8 @@ demo: $(READY)  ## two minutes on a laptop: five losses and three ensembles on r
 	@$(PY) data/prepare.py --for digits --data-dir $(DATA)
 	@$(MAKE) --no-print-directory -j $(CORES) $(RUNS:%=$(RESULTS)/%/weights.pt) DEVICE=cpu
 	@$(PY) evaluate.py $(RUNS:%=$(RESULTS)/%) --data-dir $(DATA) --device cpu --if-changed
-	@$(PY) analyze.py --dataset digits --results-dir $(RESULTS)
-	@cat run_scripts/after_demo.txt
+	@$(PY) analyze.py --dataset digits --results-dir $(RESULTS) --report
+	@$(PY) run_scripts/end_demo.py $(RESULTS)/digits/lenet/dismax_fpr/seed1
 
 prepare-data: $(READY)  ## download or take from MIRROR=, verify, convert; DATASETS= narrows it
 	@$(PY) data/prepare.py $(DATASETS) $(MIRROR:%=--mirror %) --data-dir $(DATA) $(JOBS:%=--jobs %)
@@ -91,6 +91,9 @@ lint: $(READY)  ## ruff
 
 bench: $(READY)  ## speed, against what a user would otherwise run
 	@$(PY) benchmarks/run.py
+
+gpu-check: $(READY)  ## ten minutes on a new GPU: does everything work on it, and how fast? writes a file to send back
+	@$(PY) benchmarks/gpu_check.py
 
 # ---- runs: recipes.py lists them; MODELS, METHODS and SEEDS narrow the list; both names together combine freely ----
 # -k: when one fails, the others go on. Runs that another make is at are left for last, so that two makes share the work.

@@ -201,7 +201,7 @@ def summary_of(row):
 def seed_epoch(run, state, device):
     """The random state of an epoch's start, a function of seed and epoch alone, or the one where training stopped."""
     rank, world_size = distributed.rank_and_world_size()
-    if state.step and len(state.rng) == world_size:
+    if state.step and (rank == 0 or len(state.rng) == world_size):  # rank 0's mixes images, on any number of ranks
         devices.restore_rng_state(state.rng[rank], device)
     else:
         name = "resume" if state.step else "mix"

@@ -77,7 +77,8 @@ class TrainLoader:
         """
         recipe = self.recipe
         order = epoch_order(self.dataset.labels, self.seed, epoch, self.members, recipe.batch_size, recipe.per_class)
-        slices = batch_slices(order.shape[1], recipe.batch_size, start, self.rank)
+        # images of a class stay on one rank, because DICE compares them
+        slices = batch_slices(order.shape[1], recipe.batch_size, start, self.rank, recipe.per_class or 1)
         return self.dataset.augmented(order, slices, self.seed, epoch, recipe.padding, recipe.flip)
 
 
@@ -110,7 +111,8 @@ class Trainable:
     def train_batches(self, batch_size, seed, epoch, padding, flip, start=0, members=1, per_class=0, shard=(0, 1),
                       order=("shuffle", 0)):
         index = epoch_order(self.labels, seed, epoch, members, batch_size, per_class, *order)
-        return self.augmented(index, batch_slices(index.shape[1], batch_size, start, shard), seed, epoch, padding, flip)
+        slices = batch_slices(index.shape[1], batch_size, start, shard, per_class or 1)
+        return self.augmented(index, slices, seed, epoch, padding, flip)
 
 
 class ResidentImages(Trainable):

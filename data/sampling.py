@@ -80,17 +80,21 @@ def steps_of(count, batch_size, per_class=0):
     return count // batch_size if per_class else -(-count // batch_size)
 
 
-def batch_slices(count, batch_size, start=0, shard=(0, 1)):
+def batch_slices(count, batch_size, start=0, shard=(0, 1), unit=1):
     """The slice of `count` images that rank k of n takes of each batch, from batch `start` on; it may be empty."""
     for first in range(start * batch_size, count, batch_size):
-        part = rank_slice(min(batch_size, count - first), shard)
+        part = rank_slice(min(batch_size, count - first), shard, unit)
         yield slice(first + part.start, first + part.stop)
 
 
-def rank_slice(count, shard):
-    """The slice of `count` things that belongs to rank k of n, shard = (k, n): contiguous, every thing once."""
+def rank_slice(count, shard, unit=1):
+    """The slice of `count` things that belongs to rank k of n, shard = (k, n): contiguous, every thing once.
+
+    unit: so many neighbours stay together (the images of a class in class-balanced batches).
+    """
     k, n = shard
-    return slice(count * k // n, count * (k + 1) // n)
+    units = -(-count // unit)
+    return slice(min(units * k // n * unit, count), min(units * (k + 1) // n * unit, count))
 
 
 share = rank_slice  # the former name, until every caller uses the new one

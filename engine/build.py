@@ -88,6 +88,9 @@ def diversity_loss(model, name, recipe):
     if recipe.per_class < 2 or recipe.batch_size % recipe.per_class:
         raise UserError("DICE needs two or more images a class, and batches that they fill: --per-class "
                         f"{recipe.per_class} and --batch-size {recipe.batch_size} don't")
+    if 0 < recipe.micro_batch < recipe.per_class:
+        raise UserError(f"DICE compares the {recipe.per_class} images of a class, so they stay in one micro-batch: "
+                        f"--micro-batch {recipe.micro_batch} is smaller. Use {recipe.per_class} or more")
     head = members_of(model)[0].classifier
     device = next(model.parameters()).device
     return loss(DiceDiscriminator(head.num_classes, head.num_features).to(device))

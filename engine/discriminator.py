@@ -25,17 +25,27 @@ class DiscriminatorTrainer:
         self.discriminator, self.clip = discriminator, clip
         self.optimizer = torch.optim.RMSprop(discriminator.parameters(), lr, momentum=0.9, weight_decay=5e-4)
 
-    def step(self, features, labels):
-        """Learn from detached features; returns loss and accuracy, (2), detached."""
+    def zero_grad(self):
         self.optimizer.zero_grad()
+
+    def backward(self, features, labels, share=1.0):
+        """Add the gradients of detached features; returns loss and accuracy, (2), detached, times `share`.
+
+        share: what part of a batch these are. Over all parts of a batch the shares add up to 1.
+        """
         loss, accuracy = self.discriminator.loss(features, labels)
-        loss.backward()
+        (loss * share).backward()
+        return torch.stack([loss.detach(), accuracy]) * share
+
+    def update(self):
+        """Learn from the gradients of all ranks."""
         for p in self.discriminator.parameters():
-            distributed.all_reduce_sum(p.grad).div_(distributed.rank_and_world_size()[1])
+            if p.grad is None:  # a batch smaller than the number of ranks leaves some without
+                p.grad = torch.zeros_like(p)
+            distributed.all_reduce_sum(p.grad)
         if self.clip:
             torch.nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.clip)
         self.optimizer.step()
-        return torch.stack([loss.detach(), accuracy])
 
     def state_dict(self):
         return {"discriminator": self.discriminator.state_dict(), "optimizer": self.optimizer.state_dict()}

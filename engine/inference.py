@@ -1,4 +1,4 @@
-"""A run's logits and features: on disk, or from the network if they are not there yet. It is run once on every image."""
+"""A run's logits and features: from disk, or from the network, which is run once on every image."""
 import copy
 import zipfile
 from dataclasses import dataclass

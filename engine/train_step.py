@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from engine import devices, distributed
+from engine import batch_parts, devices, distributed
 from engine.cuda_graph import CUDAGraphStep, Snapshot, disagreement, version_is_safe
 from recipes import DIVERSITIES
 from utils.io import UserError
@@ -94,40 +94,49 @@ class TrainStep:
         return channels_last(inputs), targets, *aux
 
     def eager_step(self, batch, size):
-        """One step, its gradients accumulated over micro-batches where the recipe says so."""
-        ranks = distributed.rank_and_world_size()[1]
-        parts = -(-size // (ranks * self.recipe.micro_batch)) if self.recipe.micro_batch else 1
-        self.optimizer.zero_grad()
-        for k in range(parts):
-            inputs, targets, *aux = batch
-            part = inputs.tensor_split(parts, -4)[k], targets.tensor_split(parts, -1)[k], *(
-                each if each is None else each.tensor_split(parts)[k] for each in aux)
+        """One step, its gradients accumulated over micro-batches where the recipe says so.
+
+        It is the step of the whole batch of all ranks, up to rounding, however the batch is split.
+        """
+        parts = batch_parts.count_of_parts(size, self.recipe)
+        if parts == 1 and not distributed.is_distributed():
+            return self.whole_step(*self.preprocess(*batch))
+        self.zero_grad()
+        found = batch_parts.parts_of(self.training_loss, batch, size, self.recipe, self.device)
+        for k, (inputs, *others) in enumerate(found):
             with distributed.no_sync(self.loss, is_last=k == parts - 1):
-                # DDP averages over the ranks: times their number, it is the sum
-                self.backward(self.preprocess(*part), part[1].shape[-1] * ranks / size)
+                self.backward((channels_last(inputs), *others), size)
         self.update()
 
-    def backward(self, batch, scale):
+    def whole_step(self, *batch):
+        self.zero_grad()
+        self.backward(batch, batch[1].shape[-1])
+        self.update()
+
+    def zero_grad(self):
+        self.optimizer.zero_grad()
+        if self.discriminator:
+            self.discriminator.zero_grad()
+
+    def backward(self, batch, size):
+        """Add the gradients of a batch, or of a part of a batch of `size` images, and its metrics."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16):
             loss = self.loss(*batch)
-        (loss * scale).backward()
-        count, own = batch[1].shape[-1], len(self.training_loss.names)
-        self.sums[:own] += self.training_loss.metrics * count
-        if self.discriminator:
-            self.sums[own:] += self.discriminator.step(
-                self.training_loss.aux_features, self.training_loss.aux_labels) * count
+        ranks, own = distributed.rank_and_world_size()[1], len(self.training_loss.names)
+        (loss if ranks == 1 else loss * ranks).backward()  # DDP averages over the ranks: times their number, the sum
+        self.sums[:own] += self.training_loss.metrics * size
+        if self.discriminator and batch[1].shape[-1]:
+            self.sums[own:] += self.discriminator.backward(
+                self.training_loss.aux_features, self.training_loss.aux_labels, batch[1].shape[-1] / size) * size
 
     def update(self):
+        if self.discriminator:
+            self.discriminator.update()
         if self.recipe.clip:
             torch.nn.utils.clip_grad_norm_(self.training_loss.parameters(), self.recipe.clip)
         self.optimizer.step()
 
     # ---- as a CUDA graph ----
-
-    def whole_step(self, *batch):
-        self.optimizer.zero_grad()
-        self.backward(batch, 1)
-        self.update()
 
     def graphed_step(self, batch):
         """Step by replaying; the first steps, and batches of another shape (an epoch's last one), eagerly.

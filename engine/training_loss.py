@@ -8,6 +8,8 @@ import contextlib
 import torch
 from torch import nn
 
+from losses import LossSecondPart
+
 
 class TrainingLoss(nn.Module):
     """(1/N) Σₙ criterionₙ + Σ weight · aux_loss  (SDDE, section 3; DisMax: N = 1, no aux_losses).
@@ -18,6 +20,8 @@ class TrainingLoss(nn.Module):
         aux_losses: name → diversity loss, called as loss(images=, labels=, logits=, features=, feature_maps=).
         weights: name → its factor; may be changed between steps (DICE's ramp).
         image_gradients: whether an auxiliary loss differentiates by the images.
+
+    A batch may come in parts: the parts' losses, gradients and metrics add up to those of the whole batch.
 
     After a call `metrics` holds, detached and in the order of `names`: loss, accuracy (of the members on their own
     batches, mean), each auxiliary loss's value and the share of dead saliency maps. `aux_features` and `aux_labels` are
@@ -33,8 +37,8 @@ class TrainingLoss(nn.Module):
             self.names += ("dead_maps",)
         self.batch_norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
 
-    def forward(self, inputs, targets, aux_images=None, aux_labels=None):
-        """The loss of a step.
+    def forward(self, inputs, targets, aux_images=None, aux_labels=None, split=None, share=1, aux_share=1):
+        """The loss of a step, or a part's share of it.
 
         Args:
             inputs, targets: (N, B, 3, H, W) and (N, B), a batch a member; or (B, 3, H, W) and (B), one for all; as
@@ -42,36 +46,67 @@ class TrainingLoss(nn.Module):
             aux_images: images (B', 3, H, W) for the auxiliary losses, which every member sees with frozen BN
                 statistics; None: they are computed on `inputs`, which all members must share then.
             aux_labels: (B'); None: the class that the mean of the members' logits is largest for.
+            split: a part's rows of `split_targets`, for criteria that mix.
+            share, aux_share: which part of the step's images, and of its images for the auxiliary losses, these are.
         """
         reuse = self.aux_losses and aux_images is None
         output = self.model(inputs, return_features=True) if reuse else self.model(inputs)
         logits = add_member_dim(output[0] if reuse else output)  # (N, B, C)
-        targets_per_member = targets if targets.dim() == 2 else [targets] * len(logits)
-        if not logits.shape[1]:  # a batch smaller than the number of ranks leaves some without
-            self.metrics = torch.zeros(len(self.names), device=logits.device)
-            return logits.sum()  # 0
-        losses = [criterion(z, y) for criterion, z, y in zip(self.criteria, logits, targets_per_member)]
-        loss = torch.stack(losses).mean()
-        metrics = [loss, self.accuracy(logits, targets_per_member)]
-        if self.aux_losses:
-            if aux_images is None:
-                aux_images, aux_labels = inputs, targets
-            else:
+        loss, accuracy = self.members_loss(logits, targets, split, share)
+        metrics = [loss, accuracy]
+        if aux_images is None:
+            aux_images, aux_labels = inputs, targets
+        if self.aux_losses and len(aux_images):
+            if not reuse:
                 if self.image_gradients:
                     shape = (len(logits), *aux_images.shape)
                     aux_images = aux_images.expand(shape).clone().requires_grad_()  # (N, B', 3, H, W)
                 with frozen_statistics(self.batch_norms):
                     output = self.model(aux_images, return_features=True)
             values, dead = self.auxiliary(aux_images, aux_labels, output)
-            loss = loss + sum(self.weights[name] * value for name, value in values.items())
-            metrics += [*values.values(), *dead]
+            loss = loss + times(aux_share, sum(self.weights[name] * value for name, value in values.items()))
+            metrics += [times(aux_share, value) for value in (*values.values(), *dead)]
+        metrics += [logits.new_zeros(())] * (len(self.names) - len(metrics))
         self.metrics = torch.stack([value.detach() for value in metrics])
         return loss
 
-    def accuracy(self, logits, targets_per_member):
-        unmixed = self.criteria[0].unmixed(logits.shape[1])  # a mixed image has no one class to be right about
-        hits = [(z[:unmixed].argmax(1) == y[:unmixed]).float().mean() for z, y in zip(logits, targets_per_member)]
-        return torch.stack(hits).mean()
+    def members_loss(self, logits, targets, split, share):
+        """The members' mean loss and accuracy, times the share; logits (N, B, C)."""
+        n, size = logits.shape[:2]
+        if not size:  # a batch smaller than the number of parts leaves some without
+            return logits.sum(), logits.new_zeros(())  # 0, connected to the graph
+        right = logits.argmax(2) == targets  # (N, B)
+        if split:
+            classes, weights, counted = split
+            losses = [criterion.partial_loss(z, *row) for criterion, z, row in zip(
+                self.criteria, logits, zip(classes.expand(n, size, 4), weights.expand(n, size)))]
+            return torch.stack(losses).mean(), (right * counted).sum(-1).mean()
+        losses = [criterion(z, y) for criterion, z, y in zip(self.criteria, logits, targets.expand(n, size))]
+        unmixed = self.criteria[0].unmixed(size)  # a mixed image has no one class to be right about
+        accuracy = right[:, :unmixed].float().mean(1).mean()
+        return times(share, torch.stack(losses).mean()), times(share, accuracy)
+
+    @property
+    def mixes(self):
+        """Whether preprocessing mixes images of a batch, so that it must see the whole of it."""
+        return any(getattr(criterion, "mixes", False) for criterion in self.criteria)
+
+    @property
+    def reorders(self):
+        """Whether preprocessing may change the order of a batch."""
+        return any(type(criterion).preprocess is not LossSecondPart.preprocess for criterion in self.criteria)
+
+    def split_targets(self, targets):
+        """How a whole preprocessed batch may be split, targets (N, B) or (B): classes (…, B, 4) and weights (…, B) for
+        the criteria's `partial_loss`, and counted (…, B), how much each image counts in the accuracy."""
+        if targets.dim() == 1:
+            split = self.criteria[0].split_targets(targets)
+        else:
+            split = map(torch.stack, zip(*(c.split_targets(y) for c, y in zip(self.criteria, targets))))
+        unmixed = self.criteria[0].unmixed(targets.shape[-1])
+        counted = torch.zeros(targets.shape, device=targets.device)
+        counted[..., :unmixed] = 1 / unmixed
+        return *split, counted
 
     def auxiliary(self, images, labels, output):
         """({name: value}, [share of dead maps]) of the auxiliary losses."""
@@ -94,6 +129,10 @@ class TrainingLoss(nn.Module):
         if all(x is given for x, given in zip(images, inputs)):
             return inputs, targets
         return torch.stack(images), torch.stack(labels)
+
+
+def times(share, value):
+    return value if share == 1 else share * value
 
 
 def add_member_dim(logits):

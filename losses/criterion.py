@@ -82,11 +82,11 @@ class LossSecondPart(nn.Module):
 
         Returns:
             classes (B, 4) int64: a quarter of the row's target each (a plain row names its class four times);
-            weights (B) float32 with sum 1, for FPR (1 + alpha)/2. An ignored row (−100) has weight 0.
+            weights (B) with sum 1, for FPR (1 + alpha)/2. An ignored row (−100) has weight 0.
         """
         known = class_targets(targets, "a batch with soft targets cannot be split") != IGNORED
         classes = targets.long().masked_fill(~known, 0)[:, None].expand(-1, 4)  # (B, 4)
-        return classes, known.float() / known.sum().clamp(min=1)
+        return classes, known.to(torch.get_default_dtype()) / known.sum().clamp(min=1)
 
     def partial_loss(self, logits: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
         """Σ_b weights_b·KL(Q_b‖softmax(scaled logits_b)), Q_b a quarter for each of the row's four classes.

@@ -130,7 +130,7 @@ class DisMaxLossSecondPart(LossSecondPart):
             return super().split_targets(targets)
         classes, weights = super().split_targets(targets[:plain])
         mixed, known = four_classes(targets[plain:])  # (m, 4), (m)
-        mixed_weights = self.alpha * known.float() / known.sum().clamp(min=1)
+        mixed_weights = self.alpha * known.to(weights.dtype) / known.sum().clamp(min=1)
         return torch.cat([classes, mixed]), torch.cat([weights, mixed_weights]) / 2
 
     def partial_loss(self, logits: Tensor, classes: Tensor, weights: Tensor) -> Tensor:

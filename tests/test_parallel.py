@@ -106,7 +106,7 @@ def test_accumulated_micro_batches_are_the_whole_batch(tmp_path, data_dir, float
         rows = [log_of(run)[-1] for run in runs_of]
         assert [float(row[name]) for row in rows] == pytest.approx([float(rows[0][name])] * 3, rel=1e-9)
     for other in others:
-        assert all(torch.allclose(whole[key], other[key], rtol=1e-6, atol=1e-9) for key in whole)
+        assert all(torch.allclose(whole[key], other[key], rtol=1e-6, atol=1e-9, equal_nan=True) for key in whole)
 
 
 def test_killed_on_two_processes_it_goes_on_with_one(tmp_path, data_dir, float64):
