@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -229,3 +230,19 @@ def test_answers_for_a_file_whose_name_is_not_utf_8(tmp_path, results_dir):
 def test_make_says_which_folders_it_cannot_handle(variable, typed):
     done = subprocess.run(["make", "-n", "help", f"{variable}={typed}"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "must not contain spaces" in done.stderr
+
+
+def test_make_goes_on_after_a_run_that_fails_and_names_it_at_the_end(run_and_data, tmp_path):
+    run, data = run_and_data
+    for name in ("metrics.csv", "calibration.json"):
+        (run / name).unlink()
+    broken = tmp_path / "results/digits/lenet/isomax/seed1"
+    broken.mkdir(parents=True)
+    (broken / "config.json").write_text('{"cut')
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-j2", "runs", f"PY={sys.executable}", f"PYTHON={sys.executable}", "SEEDS=1",
+         "DATASET=digits", "MODELS=lenet", "METHODS=isomax softmax", "DEVICE=cpu", f"DATA={data}",
+         f"RESULTS={tmp_path / 'results'}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.split("Not finished")[1].splitlines()[1].strip() == str(broken), "named at the end"
+    assert (run / "metrics.csv").exists(), "the other is evaluated"
