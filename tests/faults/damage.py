@@ -222,7 +222,7 @@ class Matrix:
             return f"NO RESULT, and not a word: {error!r}"[:150]
         if script == "evaluate" and "not prepared: " in done.stdout:
             return ""  # an OOD set is named and left out
-        if script in ("analyze", "report") and re.search("left out|not shown|disagree|damaged|incomplete", done.stdout):
+        if script in ("analyze", "report") and re.search("Left out|left out|not shown", done.stdout):
             return ""  # said under the table
         return "ANOTHER RESULT, and not a word"
 
