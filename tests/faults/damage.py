@@ -215,14 +215,14 @@ class Matrix:
         if done.returncode:
             said = done.stderr.strip()
             return "" if said and len(said) < 1500 else f"SILENT exit with status {done.returncode}"
+        if script == "evaluate" and "not prepared: " in done.stdout:
+            return ""  # an OOD set is named and left out
         try:
             if result_of(script, folder, done.stdout) == self.undamaged(script):
                 return ""
         except Exception as error:
             return f"NO RESULT, and not a word: {error!r}"[:150]
-        if script == "evaluate" and "not prepared: " in done.stdout:
-            return ""  # an OOD set is named and left out
-        if script in ("analyze", "report") and re.search("Left out|left out|not shown", done.stdout):
+        if script in ("analyze", "report") and re.search("Left out: ", done.stdout):
             return ""  # said under the table
         return "ANOTHER RESULT, and not a word"
 
