@@ -24,6 +24,8 @@ Prints, and writes to <results-dir>/tables/ as CSV (tidy), Markdown and LaTeX:
   runs                             one row a run: device, seconds, versions, accuracies (CSV only)
 Runs whose files are damaged, incomplete or disagree are left out and named.
 """
+import utils.threads  # noqa: F401, I001  Ctrl-C while the rest is imported
+
 import argparse
 import gc
 import sys
