@@ -90,7 +90,6 @@ def named_folder(text):
 
 def compute_saliency(runs, data_dir):
     """Bring saliency.npz of the first seed of each ensemble up to date. Yields what was done, a line each."""
-    import utils.threads  # noqa: F401  before torch: OpenMP reads its settings when it is loaded
     from engine.saliency import write_saliency
 
     seen = set()
