@@ -12,6 +12,7 @@ RESULTS ?= results$(EPOCHS:%=/epochs%)
 METHODS ?= $(LOSSES)
 READY  := $(filter $(VENV)/ready,$(PY:/bin/python=/ready))
 CORES  := $(shell getconf _NPROCESSORS_ONLN)
+BLOCKS := $(addprefix reproduce-,cifar10 cifar100 imagenet imagenet200 mnist)
 JOB    := $(if $(DEVICE)$(PROCESSES),,$(if $(shell nvidia-smi -L 2> /dev/null),run_scripts/on_free_gpu.sh))
 TRAIN  := $(JOB) $(PY) $(PROCESSES:%=-m torch.distributed.run --standalone --nproc_per_node=%) train.py
 BAD    := : % ; ' " & ( ) * ? [ ] \ | < > ! ` $$
@@ -21,7 +22,7 @@ ifneq ($(words $(DATA) $(RESULTS))$(strip $(foreach sign,$(BAD),$(findstring $(s
 endif
 
 .PHONY: help demo numbers test torture mutate lint bench gpu-check prepare-data analyze report tables runs blocks
-.PHONY: reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-imagenet200 reproduce-mnist
+.PHONY: $(BLOCKS) corrupted
 .SECONDARY:
 
 help:  ## this list
@@ -51,18 +52,19 @@ reproduce-cifar100:  ## the same for CIFAR-100
 reproduce-imagenet200:  ## SDDE's outlier exposure on ImageNet-200: two ensembles of ResNet50s × five seeds
 reproduce-imagenet:  ## DisMax's ImageNet table: ResNet18 × five losses, ImageNet-O; set IMAGENET_DIR
 reproduce-mnist:  ## SDDE's MNIST block: five ensembles of LeNets × five seeds; a laptop job
-reproduce-cifar10: DATASET = cifar10
-reproduce-cifar100: DATASET = cifar100
-reproduce-imagenet: DATASET = imagenet1k
-reproduce-imagenet200: DATASET = imagenet200
-reproduce-mnist: DATASET = mnist
 
 # an OOD set that cannot be had is named and shows as missing; a missing training set stops train.py
-reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-imagenet200 reproduce-mnist: $(READY)
+$(BLOCKS): DATASET = $(patsubst imagenet,imagenet1k,$(@:reproduce-%=%))
+$(BLOCKS): $(READY)
 	@$(PY) data/prepare.py --benchmark dismax --benchmark openood --for $(DATASET) $(MIRROR:%=--mirror %) --data-dir $(DATA) || true
 	-@$(MAKE) --no-print-directory runs DATASET=$(DATASET)
 	@$(PY) analyze.py --dataset $(DATASET) --results-dir $(RESULTS)
 	@run_scripts/all_done.sh $(RESULTS) $(RUNS)
+
+corrupted: $(READY)  ## calibration under corruption (CIFAR-10-C, CIFAR-100-C; 6 GB) of the CIFAR runs that are there
+	@$(PY) data/prepare.py $(or $(DATASETS),cifar10_c cifar100_c) $(MIRROR:%=--mirror %) --data-dir $(DATA)
+	@$(PY) evaluate.py $(patsubst %/weights.pt,%,$(wildcard $(RESULTS)/cifar*/*/*/seed*/weights.pt)) --data-dir $(DATA) $(DEVICE:%=--device %)
+	@$(PY) analyze.py --results-dir $(RESULTS)
 
 analyze: $(READY)  ## all tables from all runs, beside the papers'
 	@$(PY) analyze.py --results-dir $(RESULTS)
