@@ -20,7 +20,7 @@ ifneq ($(words $(DATA) $(RESULTS))$(strip $(foreach sign,$(BAD),$(findstring $(s
   $(error DATA and RESULTS must not contain spaces, nor $(BAD), which make cannot handle: use another path, or a link)
 endif
 
-.PHONY: help demo numbers test torture mutate lint bench gpu-check prepare-data analyze report tables runs blocks
+.PHONY: help demo numbers test torture mutate lint bench gpu-check prepare-data analyze report corrupted tables runs blocks
 .PHONY: reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-imagenet200 reproduce-mnist
 .SECONDARY:
 
@@ -69,6 +69,9 @@ analyze: $(READY)  ## all tables from all runs, beside the papers'
 
 report: $(READY)  ## the same as a page with figures and saliency maps, results/report.html
 	@$(PY) analyze.py --results-dir $(RESULTS) --saliency --data-dir $(DATA)
+
+corrupted: $(READY)  ## only calibration under corruption, once cifar10_c or cifar100_c is prepared and runs are evaluated
+	@$(PY) analyze.py --results-dir $(RESULTS) --corrupted
 
 tables: $(READY)  ## the tables of results/reference, and those in the READMEs, from the committed files
 	@$(PY) analyze.py --results-dir results/reference > /dev/null
