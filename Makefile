@@ -22,7 +22,7 @@ ifneq ($(words $(DATA) $(RESULTS))$(strip $(foreach sign,$(BAD),$(findstring $(s
 endif
 
 .PHONY: help demo numbers test torture mutate lint bench gpu-check prepare-data analyze report tables runs blocks
-.PHONY: $(BLOCKS) corrupted
+.PHONY: corrupted $(BLOCKS)
 .SECONDARY:
 
 help:  ## this list
@@ -64,7 +64,7 @@ $(BLOCKS): $(READY)
 corrupted: $(READY)  ## calibration under corruption (CIFAR-10-C, CIFAR-100-C; 6 GB) of the CIFAR runs that are there
 	@$(PY) data/prepare.py $(or $(DATASETS),cifar10_c cifar100_c) $(MIRROR:%=--mirror %) --data-dir $(DATA)
 	@$(PY) evaluate.py $(patsubst %/weights.pt,%,$(wildcard $(RESULTS)/cifar*/*/*/seed*/weights.pt)) --data-dir $(DATA) $(DEVICE:%=--device %)
-	@$(PY) analyze.py --results-dir $(RESULTS)
+	@$(PY) analyze.py --results-dir $(RESULTS) --corrupted
 
 analyze: $(READY)  ## all tables from all runs, beside the papers'
 	@$(PY) analyze.py --results-dir $(RESULTS)
