@@ -21,7 +21,7 @@ ifneq ($(words $(DATA) $(RESULTS))$(strip $(foreach sign,$(BAD),$(findstring $(s
   $(error DATA and RESULTS must not contain spaces, nor $(BAD), which make cannot handle: use another path, or a link)
 endif
 
-.PHONY: help demo numbers test torture mutate lint bench gpu-check prepare-data analyze report tables runs blocks
+.PHONY: help demo numbers test test-lowest torture mutate lint bench gpu-check prepare-data analyze report tables runs blocks
 .PHONY: corrupted $(BLOCKS)
 .SECONDARY:
 
