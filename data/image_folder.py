@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 
 from data import transforms
 from data.image_crops import Crops, collate, collate_arrays
-from data.loaders import Trainable
 from data.sampling import rank_slice
 from utils.io import OUT_OF_RESOURCES, UserError, system_error
 
@@ -19,7 +18,7 @@ SHARED_MEMORY = "/dev/shm"
 PREFETCHED = 4  # batches a worker
 
 
-class FolderImages(Trainable):
+class FolderImages:
     """RandomResizedCrop and flip to train; resize the shorter side to size/0.875 and centre crop to test.
 
     Args:

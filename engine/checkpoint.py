@@ -4,14 +4,14 @@ import zipfile
 
 import torch
 
-from utils.io import UserError, written_whole
+from utils.io import UserError, atomic_write
 
 
 def save_state(path, state):
     """A dict of tensors and plain values, written whole."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         file.write(buffer.getbuffer())
 
 
