@@ -14,11 +14,13 @@ READY  := $(filter $(VENV)/ready,$(PY:/bin/python=/ready))
 CORES  := $(shell getconf _NPROCESSORS_ONLN)
 JOB    := $(if $(DEVICE)$(PROCESSES),,$(if $(shell nvidia-smi -L 2> /dev/null),run_scripts/on_free_gpu.sh))
 TRAIN  := $(JOB) $(PY) $(PROCESSES:%=-m torch.distributed.run --standalone --nproc_per_node=%) train.py
-ifneq ($(words $(DATA) $(RESULTS)),2)
-  $(error DATA and RESULTS must not contain spaces, which make cannot handle: use another path, or a link)
+BAD    := : % ; ' " & ( ) * ? [ ] \ | < > ! ` $$
+TYPED  := $(value DATA)$(RESULTS)$(if $(filter file,$(origin RESULTS)),,$(value RESULTS))
+ifneq ($(words $(DATA) $(RESULTS))$(strip $(foreach sign,$(BAD),$(findstring $(sign),$(TYPED)))),2)
+  $(error DATA and RESULTS must not contain spaces, nor $(BAD), which make cannot handle: use another path, or a link)
 endif
 
-.PHONY: help demo numbers test mutate lint bench prepare-data analyze report tables runs blocks
+.PHONY: help demo numbers test torture mutate lint bench gpu-check prepare-data analyze report tables runs blocks
 .PHONY: reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-imagenet200 reproduce-mnist
 .SECONDARY:
 
@@ -38,8 +40,8 @@ demo: $(READY)  ## two minutes on a laptop: five losses and three ensembles on r
 	@$(PY) data/prepare.py --for digits --data-dir $(DATA)
 	@$(MAKE) --no-print-directory -j $(CORES) $(RUNS:%=$(RESULTS)/%/weights.pt) DEVICE=cpu
 	@$(PY) evaluate.py $(RUNS:%=$(RESULTS)/%) --data-dir $(DATA) --device cpu --if-changed
-	@$(PY) analyze.py --dataset digits --results-dir $(RESULTS)
-	@cat run_scripts/after_demo.txt
+	@$(PY) analyze.py --dataset digits --results-dir $(RESULTS) --report
+	@$(PY) run_scripts/end_demo.py $(RESULTS)/digits/lenet/dismax_fpr/seed1
 
 prepare-data: $(READY)  ## download or take from MIRROR=, verify, convert; DATASETS= narrows it
 	@$(PY) data/prepare.py $(DATASETS) $(MIRROR:%=--mirror %) --data-dir $(DATA) $(JOBS:%=--jobs %)
@@ -78,6 +80,9 @@ numbers: $(READY)  ## the next missing runs of results/queue.txt, one a core, in
 test: $(READY)  ## every claim that this repository makes, on the CPU, in a few minutes
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(if $(filter 1,$(CORES)),1,2) --dist loadfile
 
+torture: $(READY)  ## KILLS=600 kills at random moments, every kind of damage to every file; half an hour
+	@OMP_NUM_THREADS=1 $(PY) -m tests.faults $(KILLS:%=--kills %)
+
 mutate: $(READY)  ## forty small mistakes in the code, drawn by SEED=: does a test notice each? a few minutes
 	@$(PY) tests/mutate.py $(if $(SEED),--seed $(SEED))
 
@@ -87,6 +92,9 @@ lint: $(READY)  ## ruff
 bench: $(READY)  ## speed, against what a user would otherwise run
 	@$(PY) benchmarks/run.py
 
+gpu-check: $(READY)  ## ten minutes on a new GPU: does everything work on it, and how fast? writes a file to send back
+	@$(PY) benchmarks/gpu_check.py
+
 # ---- runs: recipes.py lists them; MODELS, METHODS and SEEDS narrow the list; both names together combine freely ----
 # -k: when one fails, the others go on. Runs that another make is at are left for last, so that two makes share the work.
 
@@ -95,8 +103,7 @@ TARGETS = $(RUNS:%=$(RESULTS)/%/metrics.csv)
 
 runs: $(READY)
 	-@$(if $(findstring n,$(firstword -$(MAKEFLAGS))),,$(MAKE) --no-print-directory -k $(RUNS:%=$(RESULTS)/%/weights.pt) IF_LOCKED=skip)
-	-@$(MAKE) --no-print-directory -k $(TARGETS)
-	@run_scripts/all_done.sh $(RESULTS) $(RUNS)
+	@$(MAKE) --no-print-directory -k $(TARGETS) || { run_scripts/all_done.sh $(RESULTS) $(RUNS); exit 1; }
 
 blocks:  # the targets of a method on a network a line, for run_scripts/slurm.sh
 	@$(PYTHON) recipes.py runs $(DATASET) --models $(MODELS) --methods $(METHODS) --seeds $(SEEDS) --by-block \
@@ -109,7 +116,7 @@ $(RESULTS)/%/weights.pt: | $(READY)
 
 # again when another set has been prepared since: the network then runs on that set only
 $(RESULTS)/%/metrics.csv: $(RESULTS)/%/weights.pt $(wildcard $(DATA)/*/manifest.json)
-	@$(JOB) $(PY) evaluate.py $(@D) --data-dir $(DATA) $(DEVICE:%=--device %)
+	@$(JOB) $(PY) evaluate.py $(@D) --data-dir $(DATA) $(DEVICE:%=--device %) --if-locked wait
 
 $(VENV)/ready: requirements.txt
 	@echo "Making $(VENV): PyTorch and the rest, about 3 minutes and, with CUDA, 6 GB"

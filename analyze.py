@@ -34,15 +34,18 @@ from reporting.load import read_runs
 from reporting.names import title_of
 from reporting.tables import Table, as_csv, one_line, publish
 from utils.io import UserError, write_text
+from utils.plugins import add_plugin_argument, load_plugins
 
 
 def main():
+    load_plugins()  # the titles of its methods and networks
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results-dir", type=Path, default=Path("results"))
     parser.add_argument("--dataset", help=f"{', '.join(DATASETS)}, or one of yours")
     parser.add_argument("--report", action="store_true", help="also draw figures and write report.html")
     parser.add_argument("--corrupted", action="store_true", help="only the tables of calibration under corruption")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a complete published row is off")
+    add_plugin_argument(parser)
     args = parser.parse_args()
     gc.disable()  # hundreds of runs are half a million rows, none in a cycle: looking for cycles is a third of the time
     results = read_runs(args.results_dir, args.dataset or "*")
@@ -53,7 +56,7 @@ def main():
     pages = list(write_tables(args.results_dir / "tables", results, args.corrupted))
     print("\n".join([*left_out(results), f"Written to {args.results_dir / 'tables'}/"]))
     if args.report:
-        from reporting.html import write_report  # here, because it imports torch and matplotlib
+        from reporting.html import write_report  # here, because it imports matplotlib
 
         write_report(args.results_dir, pages, results)
         print(f"Written to {args.results_dir}/report.html")

@@ -4,10 +4,10 @@
   python detect.py results/cifar10/resnet34/dismax_fpr/seed1 holiday/*.jpg --reject-rate 1 --score MPS > answers.csv
   find scans -name '*.png' | python detect.py RUN1 RUN2 - --json
 
-A row an image and run goes to standard output, as CSV or as a JSON object: run (where there are several), file, class (a
-number), class_name, probability (calibrated: softmax at the fitted temperature), score (larger = more in-distribution),
-threshold, and answer: "in", or "out" where the score is below what all but --reject-rate per cent of the
-in-distribution test images reach. Temperature and thresholds are those of evaluate.py.
+A row an image and run goes to standard output, as CSV or as a JSON object: run (where there are several), file, class
+(a number), class_name, probability (calibrated: softmax at the fitted temperature), score (larger = more
+in-distribution), threshold, and answer: "in", or "out" where the score is below what all but --reject-rate per cent of
+the in-distribution test images reach. Temperature and thresholds are those of evaluate.py.
 
 Folders are searched for images, and "-" reads names of files from standard input, one a line. Images are turned upright
 by their EXIF orientation. An image that cannot be read is named on standard error, the others are still answered, and

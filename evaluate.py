@@ -42,7 +42,7 @@ from utils import run_dir
 from utils.io import UserError
 from utils.lock import locked
 from utils.plugins import add_plugin_argument, load_plugins
-from utils.script import run_script
+from utils.script import count, run_script, say
 
 
 IN_BF16 = "the network ran in bfloat16"
@@ -67,7 +67,7 @@ def main():
         with contextlib.ExitStack() as held:
             with distributed.raise_on_all_ranks(UserError):
                 if distributed.is_main():
-                    held.enter_context(locked(folder))
+                    held.enter_context(locked(folder, wait=args.if_locked == "wait"))
             evaluate(folder, args, device)
 
 
@@ -98,7 +98,9 @@ def parse_arguments():
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps …; by default the accelerator if there is one")
     parser.add_argument("--on-bad-image", choices=("stop", "skip"), default="stop", help="of a file that can't be read")
-    parser.add_argument("--workers", type=int, help="reading processes; by default one a core, at most 16")
+    parser.add_argument("--workers", type=count, help="reading processes; by default one a core, at most 16")
+    parser.add_argument("--if-locked", choices=("fail", "wait"), default="fail", help="when another process works in "
+                        "the run's folder (default: fail)")
     add_plugin_argument(parser)
     args = parser.parse_args()
     if not args.runs and args.pretrained is None and args.weights is None:
@@ -171,7 +173,7 @@ def evaluate(folder, args, device):
         run_dir.write_metrics(folder, rows)
         absent = [name for name in groups if not splits.available(name)] + sum(listed.missing.values(), [])
         left_out = f"; not prepared: {', '.join(dict.fromkeys(absent))}" if absent else ""
-        print(f"{folder}: {len(rows)} metrics{left_out}")
+        say(f"{folder}: {len(rows)} metrics{left_out}")
 
 
 def rows_of(cache, id_split, ood_splits, listed, detector_scores):

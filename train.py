@@ -15,6 +15,7 @@ import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its setting
 
 import contextlib
 import dataclasses
+import hashlib
 import math
 import statistics
 import sys
@@ -37,7 +38,7 @@ from engine.records import record_session, record_steps, take_folder
 from engine.tracking import open_tracker
 from engine.train_step import TrainStep, execution_options
 from utils import run_dir
-from utils.io import UserError
+from utils.io import UserError, write_bytes
 from utils.script import run_script
 
 
@@ -259,10 +260,13 @@ def finish(run, config, model, state, train_set):
                "wall_clock_seconds": round(sum(row["seconds"] for row in log), 1)}
     if not distributed.is_main():
         return results
+    contents = {"weights_best.pt": checkpoint.as_bytes(state.best_weights),
+                "weights.pt": checkpoint.as_bytes(model.state_dict())}
     run_dir.write_json(run.folder / "config.json", {
-        **config, "unreadable_files": sorted(set(sum(unreadable, []))), **results})
-    checkpoint.save_state(run.folder / "weights_best.pt", state.best_weights)
-    checkpoint.save_state(run.folder / "weights.pt", model.state_dict())  # the last file: the run is finished
+        **config, "unreadable_files": sorted(set(sum(unreadable, []))), **results,
+        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}})
+    for name, content in contents.items():  # weights.pt is the last file: the run is finished
+        write_bytes(run.folder / name, content)
     (run.folder / "checkpoint.pt").unlink(missing_ok=True)
     say(f"{run}: {len(log)} epochs in {sum(row['seconds'] for row in log):.0f} s, {config['selection_split']} accuracy "
         f"{100 * last:.2f} % (best {100 * state.best['accuracy']:.2f} % in epoch {state.best['epoch']})")

@@ -7,15 +7,15 @@ from PIL import Image
 from torchvision.transforms import v2
 
 import recipes
-from benchmarks.timing import summary, take_turns
+from benchmarks.timing import alternate, summary
 from data.datasets import CATALOG
 from data.loaders import ResidentImages, TrainLoader
 
 BATCH = 64
 
 
-class Pictures(torch.utils.data.Dataset):
-    """The ordinary way: a PIL image, then crop, flip, tensor, normalise; as torchvision's own CIFAR10 does."""
+class PILImages(torch.utils.data.Dataset):
+    """The baseline: a PIL image, then crop, flip, tensor, normalise; as torchvision's own CIFAR10 does."""
 
     def __init__(self, images, labels):
         cifar = CATALOG["cifar10"]
@@ -31,7 +31,7 @@ class Pictures(torch.utils.data.Dataset):
         return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
-def run(device, quick):
+def run(machine, device, quick):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8)  # what is in them changes no time
     labels = rng.integers(0, 10, 50_000)
@@ -43,20 +43,20 @@ def run(device, quick):
     def ours():
         return sum(len(targets) for _, targets in loader.epoch(next(epochs)))
 
-    def ordinary(workers):
+    def with_workers(workers):
         loader = torch.utils.data.DataLoader(
-            Pictures(images[:few], labels[:few]), BATCH, shuffle=True, num_workers=workers,
+            PILImages(images[:few], labels[:few]), BATCH, shuffle=True, num_workers=workers,
             persistent_workers=workers > 0, pin_memory=device.type == "cuda")
 
-        def way():
+        def fn():
             for inputs, targets in loader:
                 inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
             return few
-        return way
+        return fn
 
     workers = min(8, os.cpu_count())
-    names = {f"DataLoader, {n} workers": ordinary(n) for n in (0, workers)}
-    rates = take_turns({"ours": ours, **names}, 3 if quick else 7, device)
-    best = max(names, key=lambda name: np.median(rates[name]))  # against the faster of the ordinary ways
-    yield {"what": "input pipeline, 32×32 crop and flip, batch 64", "unit": "images/s", "against": best, "target": 10,
-           **summary(rates, "ours", best)}
+    baselines = {f"DataLoader, {n} workers": with_workers(n) for n in (0, workers)}
+    rates = alternate({"ours": ours, **baselines}, 3 if quick else 7, device)
+    fastest = max(baselines, key=lambda name: np.median(rates[name]))
+    yield {"what": "input pipeline, 32×32 crop and flip, batch 64", "unit": "images/s", "target": {"ratio": 10},
+           **summary(rates, fastest)}

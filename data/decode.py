@@ -23,6 +23,7 @@ UPRIGHT = {2: TRANSPOSE.FLIP_LEFT_RIGHT, 3: TRANSPOSE.ROTATE_180, 4: TRANSPOSE.F
            6: TRANSPOSE.ROTATE_270, 7: TRANSPOSE.TRANSVERSE, 8: TRANSPOSE.ROTATE_90}
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such images are refused here
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of damaged tags beside the pixels
 _one_large_at_a_time = threading.RLock()
 
 

@@ -53,7 +53,7 @@ def _walk(root, folder, above, paths, skipped):
     above = (*above, (identity.st_dev, identity.st_ino))
     for entry in entries:
         path = f"{folder}/{entry.name}" if folder else entry.name
-        if entry.is_dir():
+        if _is_folder(entry):
             if not is_hidden(entry.name):
                 _walk(root, path, above, paths, skipped)
         elif is_image_name(entry.name):
@@ -61,6 +61,13 @@ def _walk(root, folder, above, paths, skipped):
                 skipped.append((path, reason))
             else:
                 paths.append(path)
+
+
+def _is_folder(entry):
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def is_image_name(name):
@@ -271,7 +278,7 @@ def class_names(root, keeps=None):
 
 def _has_image(folder):
     with os.scandir(folder) as entries:
-        return any(is_image_name(entry.name) and entry.is_file() and not unfit_name(entry.name) for entry in entries)
+        return any(is_image_name(entry.name) and not _unfit(entry) for entry in entries)
 
 
 def report(tree):

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from data.datasets import CATALOG
 from utils.io import UserError, read_text, write_text
+from utils.script import say
 
 LINE = re.compile(r'\s*"?(?P<image>[^"]*?[^"\s;,])"?[\s;,]+"?(?P<label>-?\d+)"?[\s;,]*')
 
@@ -138,4 +139,4 @@ def copy_lists(mirrors, data_dir):
                 write_text(target / path, read_text(source))
     there = sum((target / path).exists() for path in wanted)
     ours = "" if there == len(wanted) else "; without a list, our own splits are used, see data/openood.py"
-    print(f"OpenOOD's lists: {there} of {len(wanted)} in {target}{ours}")
+    say(f"OpenOOD's lists: {there} of {len(wanted)} in {target}{ours}")

@@ -39,6 +39,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make `data` and `utils` importable
 
+import utils.threads  # noqa: F401  Ctrl-C while the rest is imported
 from data.datasets import CATALOG, OPENOOD, OUTLIERS, sets_of
 from data.openood_lists import copy_lists
 from data.sources.acquire import prepare
@@ -48,7 +49,7 @@ from data.sources.store import verify
 from data.sources.user_folder import open_sources, prepare_folder
 from data.user_sets import register
 from utils.io import UserError
-from utils.script import run_script
+from utils.script import run_script, say
 
 
 def parse_arguments():
@@ -110,9 +111,9 @@ def prepare_folders(args):
         if not is_there or not folder:
             raise UserError(f"--folder {text}: write NAME=DIR, for instance flowers=/mnt/flowers")
         if args.dry_run:
-            print(f"{name:20} {sum(map(len, open_sources(Path(folder)).values())):9,}  from {folder}")
+            say(f"{name:20} {sum(map(len, open_sources(Path(folder)).values())):9,}  from {folder}")
             continue
-        print("\n".join(prepare_folder(name, Path(folder), args.size, args.data_dir, args.test_fraction, args.fresh)))
+        say("\n".join(prepare_folder(name, Path(folder), args.size, args.data_dir, args.test_fraction, args.fresh)))
 
 
 def prepare_all(names, is_asked, mirrors, args):
@@ -129,9 +130,9 @@ def prepare_all(names, is_asked, mirrors, args):
             os._exit(130)  # at once, whatever a server is doing; no file is ever half there
     incomplete = [name for name in names if not whole[name]]
     if incomplete:
-        print(f"\nNot complete: {', '.join(incomplete)}. Everything else works; tables show what is missing.")
+        say(f"\nNot complete: {', '.join(incomplete)}. Everything else works; tables show what is missing.")
         for name in incomplete:
-            print(f"  {name:20} {where_to_get(name)}")
+            say(f"  {name:20} {where_to_get(name)}")
         # without names, sets that nobody can download unasked may be missing
         sys.exit(1 if is_asked or any(files_of(name) and not needs_confirmation(name) for name in incomplete) else 0)
 

@@ -16,6 +16,7 @@ from utils.io import UserError
 from utils.plugins import add_plugin_argument, load_plugins
 from utils.recipe import flag, flags
 from utils.run_dir import Run, run_folder
+from utils.script import count
 
 
 def parse_arguments(description):
@@ -50,7 +51,7 @@ def parse_arguments(description):
                        "(default: no; it costs a minute, and gave a ResNet34 5 %% on two CPU cores)")
     images = parser.add_argument_group("reading image files (ImageNet)")
     images.add_argument("--on-bad-image", choices=("stop", "skip"), default="stop", help="of one that can't be read")
-    images.add_argument("--workers", type=int, help="reading processes; by default one a core, at most 16")
+    images.add_argument("--workers", type=count, help="reading processes; by default one a core, at most 16")
     recipe = parser.add_argument_group("recipe", "by default the published one; see recipes.py")
     for name, kind, text, _ in flags():
         if kind is bool:

@@ -1,11 +1,11 @@
 """Between a training and the user: signals that stop it, and lines that say how it goes."""
-import contextlib
 import signal
 import sys
 
 from tqdm import tqdm
 
 from engine import distributed
+from utils import script
 
 
 class StopSignals:
@@ -25,9 +25,8 @@ class StopSignals:
 def say(text):
     """Print a line, on rank 0, above a progress bar. A closed or full output does not stop a training."""
     if distributed.is_main():
-        with contextlib.suppress(OSError, ValueError):
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
+        with tqdm.external_write_mode(file=sys.stdout):
+            script.say(text)
 
 
 def is_watched():

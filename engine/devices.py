@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from utils.io import UserError
+from utils.io import UserError, memory_error
 
 
 def choose(name=None):
@@ -121,8 +121,7 @@ def explain_out_of_memory(device):
         yield
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
         text = str(error)
-        if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text
-                or "not enough memory" in text):
+        if not (isinstance(error, torch.OutOfMemoryError) or memory_error(error)):
             raise
         raise UserError(
             f"{device} is out of memory ({(text or 'MemoryError').splitlines()[0]}). Lower what a step takes: "

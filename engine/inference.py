@@ -1,4 +1,4 @@
-"""A run's logits and features: on disk, or from the network if they are not there yet. It is run once on every image."""
+"""A run's logits and features: from disk, or from the network, which is run once on every image."""
 import copy
 import zipfile
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from engine.train_step import channels_last
 from engine.training_loss import add_member_dim
 from models.fuse_conv_bn import fuse_conv_bn
 from utils.io import UserError, atomic_write
-from utils.run_dir import file_digest
+from utils.run_dir import weights_digest
 
 FILES = {"last": "weights.pt", "best": "weights_best.pt"}
 SUFFIXES = {"last": "", "best": "_best"}  # of the folders logits/ and features/
@@ -63,7 +63,7 @@ class LogitsCache:
     def __init__(self, run, config, which, device, features=False, bf16=False, loader_options=None):
         if which == "best" and config["best_epoch"] == run.recipe.epochs:
             which = "last"  # they are the same weights
-        self.run, self.num_classes, self.device = run, config["num_classes"], device
+        self.run, self.config, self.num_classes, self.device = run, config, config["num_classes"], device
         self.features, self.bf16 = features, bf16
         self.file, self.suffix, self.title = run.folder / FILES[which], SUFFIXES[which], f"{which} checkpoint on"
         self.loader_options = loader_options or {}
@@ -119,10 +119,7 @@ class LogitsCache:
     def weights_digest(self):
         """The logits of other weights must not be taken for these."""
         if self._weights_digest is None:
-            try:
-                self._weights_digest = file_digest(self.file)
-            except FileNotFoundError:
-                raise UserError(f"{self.file} is missing: train the run again with --fresh") from None
+            self._weights_digest = weights_digest(self.run.folder, self.config, self.file.name)
         return self._weights_digest
 
     @property

@@ -1,7 +1,7 @@
 """The rows of metrics.csv: from the outputs of a run to every score and metric of the two benchmarks.
 
-A row is (benchmark, dataset, ood_group, score, metric, value) and sometimes a note. On other ranks than the first, which
-only help to run the network, there are none.
+A row is (benchmark, dataset, ood_group, score, metric, value) and sometimes a note. On other ranks than the first,
+which only help to run the network, there are none.
 """
 import numpy as np
 import torch

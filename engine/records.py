@@ -2,7 +2,10 @@
 from engine import devices, distributed
 from engine.console import say
 from utils import run_dir
+from utils.io import UserError
 from utils.lock import LockedError, locked
+
+RUN_FILES = ("config.json", "log.csv", "checkpoint.pt", "weights.pt", "weights_best.pt")
 
 
 def take_folder(run, config, fresh, if_locked, held):
@@ -25,8 +28,14 @@ def take_folder(run, config, fresh, if_locked, held):
         run_dir.clear(run.folder)
     config = run_dir.check_same_run(run.folder, config)
     if run_dir.is_finished(run.folder):
+        for name in config.get("sha256", ["weights.pt"]):
+            run_dir.weights_digest(run.folder, config, name)
         (run.folder / "checkpoint.pt").unlink(missing_ok=True)  # killed at the very last moment
         return say(f"{run} is finished ({run.recipe.epochs} epochs). Nothing to do; --fresh would start over")
+    for name in RUN_FILES:  # not after days of training
+        if (run.folder / name).is_dir():
+            raise UserError(f"{run.folder / name} is a folder, and this file of the run belongs there. Move it away")
+    run_dir.clear(run.folder, run_dir.MADE_BY_EVALUATION)  # of weights that are no longer there
     return config
 
 

@@ -41,6 +41,7 @@ def score(logits: Tensor, score_type: str) -> Tensor:
 
 
 def log_odds_of_maximum(logits: Tensor) -> Tensor:
+    logits = in_float32(logits)
     if logits.shape[-1] == 1:  # certain, whatever the logit: all samples are alike
         return torch.zeros_like(logits[..., 0])
     top = logits.argmax(-1, keepdim=True)
@@ -49,11 +50,13 @@ def log_odds_of_maximum(logits: Tensor) -> Tensor:
 
 
 def negative_entropy(logits: Tensor) -> Tensor:
+    logits = in_float32(logits)
     log_q = logits.log_softmax(-1)
     return (log_q.exp() * log_q).sum(-1)
 
 
 def max_mean(logits: Tensor) -> Tensor:
+    logits = in_float32(logits)
     return logits.amax(-1) + logits.mean(-1)
 
 
@@ -62,11 +65,11 @@ def max_mean_entropy(logits: Tensor) -> Tensor:
 
 
 def max_mean_entropy_probability(logits: Tensor) -> Tensor:
-    return max_mean_entropy(logits) + logits.log_softmax(-1).amax(-1).exp()
+    return max_mean_entropy(logits) + in_float32(logits).log_softmax(-1).amax(-1).exp()
 
 
 SCORE_TYPES = ("MPS", "ES", "MDS", "MMLS", "MMLES", "MMLEPS")  # DisMax's
-# score_type → function of float32 or float64 logits. Others may be added: SCORES["mine"] = function
+# score_type → function of logits of any floating type. Others may be added: SCORES["mine"] = function
 SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "MPS": log_odds_of_maximum, "ES": negative_entropy, "MDS": lambda logits: logits.amax(-1), "MMLS": max_mean,
     "MMLES": max_mean_entropy, "MMLEPS": max_mean_entropy_probability, "energy": lambda logits: logits.logsumexp(-1),

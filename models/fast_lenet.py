@@ -49,10 +49,11 @@ def kernel_taps(side, window, corners):
     """Zeros and ones (25, 4·P·window²·side²): which pixels the taps of a 5×5 kernel meet in a window of window × window
     cells, at each of the four positions of each of P poolings, whose top-left corners are given."""
     size = window * side
-    kernel = torch.eye(25, device="cpu").view(25, 5, 5)
-    positions = [(y + p, x + q) for p in (0, 1) for q in (0, 1) for y, x in corners]  # 4·P
-    placed = torch.stack([F.pad(kernel, (x, size - 5 - x, y, size - 5 - y)) for y, x in positions], 1)
-    return placed.view(25, -1, window, side, window, side).transpose(3, 4).flatten(1)
+    with torch.inference_mode(False):  # what is kept must serve training, whoever asks first
+        kernel = torch.eye(25, device="cpu").view(25, 5, 5)
+        positions = [(y + p, x + q) for p in (0, 1) for q in (0, 1) for y, x in corners]  # 4·P
+        placed = torch.stack([F.pad(kernel, (x, size - 5 - x, y, size - 5 - y)) for y, x in positions], 1)
+        return placed.view(25, -1, window, side, window, side).transpose(3, 4).flatten(1)
 
 
 def convolve_and_pool(cells, kernels, bias, taps, window):

@@ -3,8 +3,11 @@
 results=$1
 shift
 missing=
-for run in "$@"; do [ -e "$results/$run/metrics.csv" ] || missing="$missing
-  $results/$run"; done
+for run in "$@"; do
+  metrics=$results/$run/metrics.csv weights=$results/$run/weights.pt
+  if [ ! -e "$metrics" ] || [ "$metrics" -ot "$weights" ]; then missing="$missing
+  $results/$run"; fi
+done
 [ -z "$missing" ] && exit
 echo "Not finished (the reason is above; the same command continues):$missing" >&2
 exit 1

@@ -20,10 +20,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script:
 from recipes import BLOCKS, DIVERSITIES, sdde_score
 from utils import run_dir
 from utils.io import UserError, write_text
+from utils.plugins import add_plugin_argument, load_plugins
 from utils.script import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
 def main():
+    load_plugins()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", choices=list(DIVERSITIES))
     parser.add_argument("dataset", choices=["digits", *dict.fromkeys(b.dataset for b in BLOCKS if b.paper == "sdde")])
@@ -34,8 +38,11 @@ def main():
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--results-dir", type=Path, default=Path("results"))
     parser.add_argument("--device")
+    add_plugin_argument(parser)
     args = parser.parse_args()
-    common = ["--data-dir", args.data_dir, *(["--device", args.device] if args.device else [])]
+    args.data_dir, args.results_dir = Path(args.data_dir).resolve(), args.results_dir.resolve()  # `do` is in ROOT
+    common = ["--data-dir", args.data_dir, *(["--device", args.device] if args.device else []),
+              *(word for path in args.plugin for word in ("--plugin", path.resolve()))]
     model = next((b.networks[0] for b in BLOCKS if b.paper == "sdde" and b.dataset == args.dataset), "lenet")
     found = []
     for weight in args.weights or DIVERSITIES[args.method].grid:

@@ -42,7 +42,7 @@ def start(words, cwd, env=None):
 
 def _inside(words, cwd, env, outputs, stdin=os.devnull):
     os.dup2(os.open(stdin, os.O_RDONLY), 0)
-    sys.stdin = open(0, closefd=False)  # multiprocessing has put another in its place
+    sys.stdin = os.fdopen(0, closefd=False)  # multiprocessing has put another in its place
     for number, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(cwd)

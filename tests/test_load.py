@@ -38,7 +38,7 @@ def change_log(run, old, new):
     (lambda run: (run / "config.json").write_text("{"), "is damaged"),
     (lambda run: (run / "config.json").write_bytes(b"\xff\xfe\x00"), "is damaged"),
     (lambda run: (run / "config.json").write_text("[" * 100_000), "is damaged"),
-    (lambda run: (run / "config.json").write_text("[]"), "it is no object"),
+    (lambda run: (run / "config.json").write_text("[]"), "is damaged (it holds a list)"),
     (lambda run: (run / "config.json").write_text("{}"), "run is missing"),
     (lambda run: (run / "config.json").unlink(), "it has no config.json"),
     (lambda run: change_config(run, run={"dataset": "mnist", "model": "lenet", "loss": "de", "seed": 1}),

@@ -238,3 +238,15 @@ def test_relu_overwrites_only_what_needs_no_gradient():
     assert relu(x) is not x and x.tolist() == [-1, 2]
     with torch.no_grad():
         assert relu(x) is x and x.tolist() == [0, 2]
+
+
+def test_a_lenet_that_answers_before_it_is_trained_can_be_trained():
+    """A training that is resumed at the end of an epoch evaluates first, in inference mode."""
+    from models import fast_lenet
+
+    fast_lenet.kernel_taps.cache_clear()
+    network = build_network("lenet", 7, torch.nn.Linear)
+    with torch.inference_mode():
+        network(torch.zeros(2, 3, 28, 28))
+    network(torch.zeros(2, 3, 28, 28)).sum().backward()
+    assert network.conv1.weight.grad is not None

@@ -88,6 +88,17 @@ def test_without_a_gain_there_is_no_share(tmp_path):
     assert row["mean"] == pytest.approx(5) and row.due_to_score == pytest.approx(-6) and np.isnan(row.share)
 
 
+@pytest.mark.parametrize(("gain", "share"), [(0.004, 0.25), (0.01, 0.7), (0.0005, -5.0), (-0.004, None), (0.0, None)])
+def test_a_small_gain_has_a_share_too(tmp_path, gain, share):
+    """0.4 points by each script's score, 0.3 by one score for both: a quarter of the gain is the score's. No share of
+    what is no gain."""
+    ensemble(tmp_path, "de", 1, {"average": 0.90, "logit-average": 0.90})
+    ensemble(tmp_path, "gradcam", 1, {"minmax": 0.90 + gain, "logit-average": 0.903})
+    row, = pairs(tmp_path).query("score == 'logit-average'").itertuples()
+    assert row.mean == pytest.approx(0.3) and row.due_to_score == pytest.approx(100 * gain - 0.3)
+    assert np.isnan(row.share) if share is None else row.share == pytest.approx(share)
+
+
 def test_the_page_of_pairs(tmp_path):
     """On the terminal and in files, in the layout of the other tables; the paper's difference on top."""
     for seed in (1, 2):

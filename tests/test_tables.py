@@ -1,14 +1,20 @@
 """The tables: labels that are true, guards on images, defaults for unknown names, costs, speed."""
 import re
+import shutil
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, made_up_run, script
 from made_up import FAR, NEAR, ensemble, single
 
+from data.subsets import OpenSplits
+from engine import metric_rows
+from engine.inference import Outputs
+from metrics.calibration import probabilities_of
 from reporting import corrupted, dismax, ood_sets, openood
 from reporting.comparison import Column, compare
 from reporting.load import read_runs
@@ -61,7 +67,7 @@ def test_what_is_in_neither_paper_is_named_so(tmp_path):
     single(tmp_path, "softmax", 1, 0.956)
     single(tmp_path, "mine", 1, 0.956)
     said = printed(tmp_path)
-    assert "ResNet20 on CIFAR-10 is in neither paper." in said
+    assert "ResNet-20 on CIFAR-10 is in neither paper." in said
     assert "Without a published row: mine. In no registry, hence under its own name: mine." in said
 
 
@@ -103,39 +109,34 @@ def test_300_images_are_never_judged(tmp_path):
     assert verdicts[6].endswith(" ?") and verdicts[7].endswith(OUTSIDE)
 
 
-def test_evaluate_writes_images_and_their_notes_for_both_benchmarks(tmp_path, data_dir):
-    """From the manifest and the catalog: a verified whole has no note, an unverified one or a part of it says so."""
-    import shutil
-
-    import evaluate
-
+def test_images_and_their_notes_come_from_the_manifest_and_the_catalog(tmp_path, data_dir):
+    """A verified whole has no note; an unverified one, or a part of it, says so."""
     data = tmp_path / "data"
     shutil.copytree(data_dir, data)
-    assert evaluate.images_row("digits", "id", 419, data) == ("dismax", "digits", "id", "", "images", 419, "")
-    assert evaluate.images_row("digits_789", "near", 300, data)[-1] == "300 of its 533 images"
+
+    def row(name, group, count):
+        outputs = Outputs(np.zeros((1, count, 7), np.float32), np.zeros(count, np.int64), np.arange(count))
+        return metric_rows.images_row(OpenSplits(data, "digits").get(name), group, outputs)
+
+    assert row("digits", "id", 419) == ("dismax", "digits", "id", "", "images", 419, "")
+    assert row("digits_789", "near", 300)[-1] == "300 of its 533 images"
     manifest = data / "digits_789/manifest.json"
     manifest.write_text(manifest.read_text().replace('"verified": true', '"verified": false'))
-    assert evaluate.images_row("digits_789", "near", 533, data)[-1] == "from files that no checksum covers"
-    assert evaluate.images_row("digits_789", "near", 300, data)[-1] == (
-        "300 of its 533 images, from files that no checksum covers")
+    assert row("digits_789", "near", 533)[-1] == "from files that no checksum covers"
+    assert row("digits_789", "near", 300)[-1] == "300 of its 533 images, from files that no checksum covers"
 
 
-def test_evaluate_writes_the_releases_ece_beside_the_least_one():
+def test_the_releases_ece_is_measured_beside_the_least_one():
     """And marks a run that the release drops: logits so large that its search ends at the bound 0.001."""
-    import numpy as np
-
-    import evaluate
-
     rng = np.random.default_rng(3)
     logits = rng.normal(0, 10, (400, 7))
-    labels = (np.exp(10 * (logits - logits.max(1, keepdims=True))).cumsum(1) / np.exp(
-        10 * (logits - logits.max(1, keepdims=True))).sum(1, keepdims=True) < rng.random((400, 1))).sum(1)
-    found, fitted = evaluate.quality_metrics(logits, labels)
+    labels = (probabilities_of(logits, 0.1).cumsum(1) < rng.random((400, 1))).sum(1)
+    found, fitted = metric_rows.quality_metrics(logits, labels)
     value, note = found["ece_as_published"]
     assert note.startswith("dropped by the release") and found["temperature_as_published"] == (0.001, note)
     assert value == pytest.approx(1 - found["accuracy"][0]) and found["ece_fitted_on_test"][0] < value
     assert fitted["temperature_as_published"] == 0.001
-    found, _ = evaluate.quality_metrics(logits / 10, labels)
+    found, _ = metric_rows.quality_metrics(logits / 10, labels)
     assert found["ece_as_published"][1] == ""
 
 

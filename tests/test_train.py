@@ -185,7 +185,7 @@ def test_a_full_disk_leaves_the_last_epoch_whole(tmp_path, data_dir, undisturbed
     words = [sys.executable, "-c", limit, *COMMAND, "--epochs", "12", "--data-dir", str(data_dir), "--results-dir",
              str(tmp_path)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and "could not write" in done.stderr and "make room" in done.stderr
+    assert done.returncode == 1 and "could not write" in done.stderr and "Make room" in done.stderr
     assert "Traceback" not in done.stderr
     assert (run / "checkpoint.pt").read_bytes() == kept and not list(run.glob("*.part"))
     script(*COMMAND, "--epochs", 12, "--data-dir", data_dir, "--results-dir", tmp_path)

@@ -19,15 +19,20 @@ ADVICE = {
     errno.ENOMEM: "Free some memory, or use fewer workers or jobs",
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT),
                     "Make room, or choose another folder, and run the same command again"),
-    errno.EFBIG: "Choose a folder on a file system that takes files of this size",
+    errno.EFBIG: "Make room, or choose a folder on a file system that takes files of this size",
     **dict.fromkeys((errno.EACCES, errno.EPERM), "Change its permissions, or choose another folder"),
     errno.EROFS: "Choose a folder that can be written to",
     errno.ENAMETOOLONG: "Choose a folder with a shorter name",
-    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR), "Move away what is in its place"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY), "Move away what is in its place"),
+    **dict.fromkeys((errno.EBUSY, errno.ETXTBSY), "Another program uses it: close that one, and try again"),
     errno.ELOOP: "Repair the link",
     **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ETIMEDOUT,
                      errno.EHOSTDOWN), "Check the disk, or the connection to it"),
 }
+# Of reading, such an error may come from a damaged file.
+ADVICE_TO_WRITE = {**ADVICE, **dict.fromkeys(
+    (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EMLINK),
+    "Its file system does not do what is needed: choose a folder on another")}
 
 
 def system_error(error, path, what="read"):
@@ -35,9 +40,19 @@ def system_error(error, path, what="read"):
 
     A damaged file is no system error: decoders raise OSErrors without a number for it.
     """
-    if not isinstance(error, OSError) or error.errno not in ADVICE:
+    advice = ADVICE if what == "read" else ADVICE_TO_WRITE
+    if not isinstance(error, OSError) or error.errno not in advice:
         return None
-    return UserError(f"could not {what} {path}: {error.strerror}. {ADVICE[error.errno]}")
+    return UserError(f"could not {what} {path}: {error.strerror}. {advice[error.errno]}")
+
+
+def memory_error(error):
+    """The UserError for a MemoryError, or for PyTorch's RuntimeError in its place; None for other errors."""
+    text = str(error)
+    if not isinstance(error, MemoryError) and "not enough memory" not in text and "allocate memory" not in text:
+        return None
+    reason = text.strip().splitlines()[-1][:200] if text else "MemoryError"
+    return UserError(f"there is no memory left ({reason}). {ADVICE[errno.ENOMEM]}")
 
 
 @contextlib.contextmanager
@@ -60,7 +75,7 @@ def atomic_write(path, mode="wb"):
     except OSError as error:
         if error.filename is not None and not _is_about(error, path, part):
             raise  # of something else that the block did
-        advice = ADVICE.get(error.errno, "Choose another folder, and run the same command again")
+        advice = ADVICE_TO_WRITE.get(error.errno, "Choose another folder, and run the same command again")
         raise UserError(f"could not write {path}: {error.strerror or error}. What was there before is untouched. "
                         f"{advice}") from error
     finally:
@@ -97,6 +112,11 @@ def _remove_leftovers(path):
             part.unlink(missing_ok=True)
         except (ValueError, OverflowError, PermissionError):
             pass  # not one of ours, or another user's, at work
+
+
+def write_bytes(path, content):
+    with atomic_write(path) as file:
+        file.write(content)
 
 
 def write_text(path, text):

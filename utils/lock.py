@@ -9,9 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-from utils.io import UserError
+from utils.io import UserError, system_error
 
 NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
+NO_LINK = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EINVAL, errno.EACCES}
 LOCK_FILE = ".lock"
 _said = []  # that flock is missing, once a process
 
@@ -30,15 +31,17 @@ def locked(folder, wait=False):
     for.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     while True:
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             release = _take(folder)
             break
         except LockedError:
             if not wait:
                 raise
             time.sleep(1)
+        except OSError as error:
+            raise system_error(error, folder, "use") or UserError(f"could not use {folder}: {error}") from error
     try:
         yield
     finally:
@@ -67,32 +70,69 @@ def _take_by_file(folder):
         _said.append(path)
         print(f"The file system of {folder} has no flock. {path.name} files are used instead; they protect a run from "
               "processes of this host only", file=sys.stderr)
-    for _ in range(2):
-        try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-            break
-        except FileExistsError:
-            _take_over(path, folder)
-    else:
-        raise LockedError(f"another process works in {folder}: wait for it, or stop it and try again")
+    new = path.with_name(f"{LOCK_FILE}.{socket.gethostname()}.{os.getpid()}")
+    try:
+        new.write_text(json.dumps(own))
+        for _ in range(2):
+            try:
+                os.link(new, path)  # the file is there at once with its content, or not at all
+                return lambda: _release_file(path, own)
+            except FileExistsError:
+                _take_over(path, folder)
+            except OSError as error:
+                if error.errno not in NO_LINK:
+                    raise
+                if _create(path, own):
+                    return lambda: _release_file(path, own)
+                _take_over(path, folder)
+    finally:
+        new.unlink(missing_ok=True)
+    raise LockedError(f"another process works in {folder}: wait for it, or stop it and try again")
+
+
+def _create(path, own):
+    """Whether the lock file was made, on a file system without hard links."""
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
     with os.fdopen(handle, "w") as file:
         json.dump(own, file)
-    return lambda: path.unlink(missing_ok=True)
+    return True
+
+
+def _release_file(path, own):
+    if _holder(path) == own:
+        path.unlink(missing_ok=True)
+
+
+def _holder(path):
+    """What the lock file says, or None."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _take_over(path, folder):
-    """Remove the lock file of a process that has ended. LockedError while it may be alive."""
+    """Remove the lock file of a process of this host that has ended. LockedError while it may be alive."""
+    holder = _holder(path)
+    is_known = isinstance(holder, dict) and holder.get("host") == socket.gethostname() and "pid" in holder
+    is_alive = is_known and holder == _identity(holder["pid"])
+    if is_alive or not is_known and path.exists():
+        who = f"process {holder['pid']}" if is_known else "a process"
+        where = f" on {holder['host']}" if isinstance(holder, dict) and "host" in holder else ""
+        more = "" if is_alive else f". If that process has ended, remove {path}"
+        raise LockedError(f"{who}{where} works in {folder}: wait for it, or stop it and try again{more}")
+    moved = path.with_name(f"{LOCK_FILE}.{socket.gethostname()}.{os.getpid()}.old")
     try:
-        holder = json.loads(path.read_text())
-        known = holder["host"] == socket.gethostname()
-        alive = known and holder == _identity(holder["pid"])
-    except (OSError, ValueError, KeyError, TypeError):
-        known, alive, holder = False, False, {"host": "an unknown host", "pid": "?"}
-    if alive or not known:
-        more = "" if alive else f". If that process has ended, remove {path}"
-        raise LockedError(f"process {holder['pid']} on {holder['host']} works in {folder}: wait for it, or stop it and "
-                        f"try again{more}")
-    path.unlink(missing_ok=True)
+        path.rename(moved)
+    except FileNotFoundError:
+        return  # another process was faster
+    if _holder(moved) != holder:  # another process was faster, and this is its lock
+        with contextlib.suppress(OSError):
+            os.link(moved, path)
+    moved.unlink(missing_ok=True)
 
 
 def _identity(pid):

@@ -23,7 +23,7 @@ import subprocess
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from utils.io import UserError, atomic_write, write_text
+from utils.io import UserError, atomic_write, system_error, write_text
 from utils.recipe import Method, Recipe
 
 IDENTITY_KEYS = ("run", "recipe", "data")  # the entries of config.json that make a run that run
@@ -64,7 +64,7 @@ def find_runs(results_dir, dataset="*", done="metrics.csv"):
 
 
 def is_finished(folder):
-    return (folder / "weights.pt").exists() and (folder / "config.json").exists()
+    return (folder / "weights.pt").is_file() and (folder / "config.json").is_file()
 
 
 def load_run(folder):
@@ -116,21 +116,34 @@ def differences(before, config):
             if before[entry].get(key) != config[entry].get(key)]
 
 
-def clear(folder):
-    """Remove what a run or its evaluation left, config.json last. A link is removed, never what it leads to.
+MADE_BY_EVALUATION = ("metrics.csv", "calibration.json", "logits", "logits_best", "features", "features_best",
+                      "scores")
 
+
+def clear(folder, names=None):
+    """Remove what a run and its evaluation left, or of it some names. A link is removed, never what it leads to.
+
+    weights.pt goes first and config.json last: what a kill leaves is a run that is not finished, never a mixture.
     UserError when something cannot be removed; nothing is removed then.
     """
-    entries = sorted(folder.iterdir(), key=lambda path: (path.name == "config.json", path.name != "weights.pt"))
-    for path in (folder, *(path for path in entries if path.is_dir() and not path.is_symlink())):
+    entries = [path for path in folder.iterdir() if names is None or path.name in names]
+    entries.sort(key=lambda path: (path.name == "config.json", path.name != "weights.pt"))
+    folders = [folder] if entries else []
+    for path in entries:
+        if path.is_dir() and not path.is_symlink():
+            folders += [Path(inside) for inside, _, _ in os.walk(path)]
+    for path in folders:
         if not os.access(path, os.W_OK | os.X_OK):
             raise UserError(f"{path} cannot be changed by this user: nothing was removed. Change its permissions, or "
                             "use another --results-dir")
     for path in entries:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise system_error(error, path, "remove") or UserError(f"could not remove {path}: {error}") from error
 
 
 # ---- records ----
@@ -142,8 +155,8 @@ def read_json(path):
     except FileNotFoundError:
         raise
     except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}). Put a good copy there, or train the run again with --fresh"
-                        ) from error
+        raise system_error(error, path) or UserError(
+            f"{path} is damaged ({error}). Put a good copy there, or train the run again with --fresh") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged (it holds a {type(content).__name__}). Put a good copy there, or train the "
                         "run again with --fresh")
@@ -173,6 +186,25 @@ def file_digest(path):
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def weights_digest(run, config, name):
+    """The SHA-256 of a run's weights.pt or weights_best.pt.
+
+    UserError when the file is missing, cannot be read, or is another than the training wrote, as config.json has it.
+    """
+    path = run / name
+    try:
+        digest = file_digest(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: train the run again with --fresh") from None
+    except OSError as error:
+        raise system_error(error, path) or UserError(f"could not read {path}: {error}") from error
+    recorded = config.get("sha256")
+    if isinstance(recorded, dict) and recorded.get(name, digest) != digest:
+        raise UserError(f"{path} is damaged or another run's: its SHA-256 is not the one in {run / 'config.json'}. Put "
+                        "a good copy there, or train again with --fresh")
+    return digest
 
 
 # ---- metrics.csv ----

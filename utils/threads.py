@@ -5,9 +5,17 @@ step up to ten times slower. A job of `make -j N` uses its share of the cores, u
 """
 import os
 import re
+import signal
+import sys
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+SCRIPTS = ("train.py", "evaluate.py", "detect.py", "analyze.py", "prepare.py", "openood.py", "corruptions.py")
 jobs = re.search(r"(?:^|\s)-j(\d+)", os.environ.get("MAKEFLAGS", ""))
 if jobs and "OMP_NUM_THREADS" not in os.environ:
     os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // int(jobs[1]))
                                         if hasattr(os, "sched_getaffinity") else 1)
+
+# Until the script is under way Ctrl-C ends it at once, without a traceback from somewhere in an import.
+_main = os.path.basename(getattr(sys.modules["__main__"], "__file__", None) or "")
+if _main in SCRIPTS and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,1 +1,1 @@
-"""How data sets are acquired, once a machine: found, downloaded, verified, unpacked, stored. Only prepare.py uses it."""
+"""Acquires data sets, once a machine: find, download, verify, unpack, store. Only prepare.py uses it."""

@@ -12,6 +12,7 @@ from data.sources.sklearn_digits import MAKERS
 from data.sources.store import is_partial, is_same, ready_splits, store, write_manifest
 from data.splits import Split
 from utils.io import UserError
+from utils.script import say
 
 _one_at_a_time = Lock()  # downloads run side by side, conversions do not: memory stays bounded
 
@@ -33,7 +34,7 @@ def prepare(name, data_dir, mirrors=(), fresh=False, may_download=True):
         lines.append(f"{name:14} failed: {error}")
         return False
     finally:
-        print("\n".join(lines), flush=True)
+        say("\n".join(lines))
 
 
 def prepare_splits(finder, folder, fresh, lines):

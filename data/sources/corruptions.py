@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script: make `data` and `utils` importable
 
+import utils.threads  # noqa: F401  Ctrl-C while the rest is imported
 from data.corruptions import ARRAYS, CORRUPTIONS, SEVERITIES
 from data.datasets import CATALOG, CORRUPTED
 from data.sources import archives, download

@@ -7,6 +7,7 @@ from data.sources.registry import SOURCES
 from data.sources.sklearn_digits import MAKERS
 from data.sources.store import is_partial, ready_splits
 from utils.io import human_bytes
+from utils.script import say
 
 LARGE = 1_000_000_000  # bytes; downloads of more, or of unknown size, wait to be asked for
 
@@ -89,13 +90,13 @@ def _lies_at(finder, split):
 
 
 def print_plan(names, mirrors, data_dir, unasked, fresh):
-    print(f"{'set':20} {'images':>9}  {'download':>12}  {'on disk':>8}  from")
+    say(f"{'set':20} {'images':>9}  {'download':>12}  {'on disk':>8}  from")
     rows = [(name, sources_of(name, mirrors, data_dir, unasked, fresh)) for name in names]
     for name, sources in rows:
         download = size_in_words(download_size(name), "?") if files_of(name) else "–"
         images, disk = sum(CATALOG[name].counts.values()), size_in_words(disk_size(name), "?")
-        print(f"{name:20} {images:9,}  {download:>12}  {disk:>8}  {' + '.join(sources)}")
-        print(f"{'':20} {SOURCES[name].terms}; cite {SOURCES[name].cite}")
+        say(f"{name:20} {images:9,}  {download:>12}  {disk:>8}  {' + '.join(sources)}")
+        say(f"{'':20} {SOURCES[name].terms}; cite {SOURCES[name].cite}")
     fetched = [name for name, sources in rows if any(source.startswith("http") for source in sources)]
     to_download = sum(download_size(name) for name in fetched)
     place = data_dir
@@ -105,4 +106,4 @@ def print_plan(names, mirrors, data_dir, unasked, fresh):
     unknown = any(not download_size(name) for name in fetched)
     known = [f"at most {human_bytes(to_download)}"] if to_download else []
     total = " and ".join([*known, *["what is marked ?"] * unknown]) or "nothing"
-    print(f"To download: {total}; free in {data_dir}: {human_bytes(free)}\n")
+    say(f"To download: {total}; free in {data_dir}: {human_bytes(free)}\n")

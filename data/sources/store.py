@@ -9,6 +9,7 @@ from data.manifest import FILE, Damaged, array_headers, read_arrays, read_manife
 from data.sources import download, images
 from data.splits import content_digest
 from utils.io import UserError, atomic_write, write_text
+from utils.script import say
 
 
 def store(found, folder, split, name):
@@ -110,9 +111,9 @@ def verify(name, data_dir):
             if not (folder / split).is_dir() or digest(folder / split) != kept.get("sha256"):
                 wrong.append(f"{split}/")
     if wrong:
-        print(f"{name:14} DAMAGED: {', '.join(wrong)}. Prepare it again: python data/prepare.py {name} --fresh")
+        say(f"{name:14} DAMAGED: {', '.join(wrong)}. Prepare it again: python data/prepare.py {name} --fresh")
     else:
-        print(f"{name:14} as it was prepared ({checked} checksums)")
+        say(f"{name:14} as it was prepared ({checked} checksums)")
     return not wrong
 
 

@@ -2,19 +2,24 @@
 
   make torture KILLS=600        or: python tests/faults/campaign.py --kills 600 --seed 1
 
-A step of the campaign starts a script on a small run, waits a random time, and kills it with SIGKILL. Then every file
-in the results folder must be readable. Now and then everything is let finish, and weights, log and metrics must be
-those of a run that nobody disturbed.
+A step of the campaign starts a script on a small run, waits a random time, and ends it with SIGKILL, SIGTERM or SIGINT.
+Then every file in the results folder must be readable. Now and then everything is let finish, and weights, log and
+metrics must be those of a run that nobody disturbed. One folder is fought for by two learning rates, with --fresh: it
+must belong to the one or the other, never to both.
 """
 import argparse
+import contextlib
 import csv
 import json
+import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make tests/ and our packages importable
@@ -25,69 +30,112 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-ADDRESS = "digits/lenet/dismax_fpr/seed1"
 TIMES = ("images_per_second", "seconds")  # columns of log.csv that differ from run to run
+RECIPES = {
+    "dismax": ["--method", "dismax_fpr", "--epochs", "3"],
+    "other lr": ["--method", "dismax_fpr", "--epochs", "3", "--lr", "0.05"],  # the same folder
+    "ensemble": ["--method", "gradcam_oe", "--members", "2", "--outliers", "digits", "--epochs", "2", "--batch-size",
+                 "128", "--outlier-batch", "64"],
+}
+FOLDERS = {"dismax": "dismax_fpr", "other lr": "dismax_fpr", "ensemble": "de-2-gradcam-digits"}
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
 class Campaign:
-    """Where the disturbed and the undisturbed run lie, and how they are compared.
+    """Where the disturbed and the undisturbed runs lie, and how they are compared.
 
     Args:
         folder: for everything that the campaign writes.
         data_dir: with the prepared digits.
+        evaluates: whether evaluate.py and analyze.py are killed, too.
     """
 
-    def __init__(self, folder, data_dir, seed):
+    def __init__(self, folder, data_dir, seed, evaluates=True):
         self.folder, self.data_dir, self.random = Path(folder), data_dir, random.Random(seed)
-        self.counts = {}
-        self.expected = self.folder / "undisturbed"
-        self.results = self.folder / "disturbed"
-        started = time.monotonic()
-        self.finish(self.expected)
-        self.seconds = time.monotonic() - started
+        self.counts, self.evaluates = Counter(), evaluates
+        self.disturbed, self.seconds = self.folder / "disturbed", {}
+        for name in RECIPES:
+            started = time.monotonic()
+            self.must(self.train(name, self.undisturbed(name)))
+            self.seconds["train"] = time.monotonic() - started
+            if evaluates:
+                started = time.monotonic()
+                self.must(self.evaluate(self.run_of(name, self.undisturbed(name))))
+                self.seconds["evaluate"] = self.seconds["analyze"] = time.monotonic() - started
 
-    def train(self, results, *more):
-        return ["train.py", "--dataset", "digits", "--model", "lenet", "--method", "dismax_fpr", "--epochs", "4",
-                "--checkpoint-seconds", "0", "--data-dir", str(self.data_dir), "--results-dir", str(results),
-                "--device", "cpu", *more]
+    def undisturbed(self, name):
+        return self.folder / "undisturbed" / name
 
-    def evaluate(self, results):
-        return ["evaluate.py", str(results / ADDRESS), "--data-dir", str(self.data_dir), "--device", "cpu"]
+    def run_of(self, name, results):
+        return results / "digits/lenet" / FOLDERS[name] / "seed1"
 
-    def finish(self, results):
-        for words in (self.train(results), self.evaluate(results),
-                      ["analyze.py", "--results-dir", str(results)]):
-            done = forked.run(words, ROOT)
-            assert done.returncode == 0 and "Traceback" not in done.stderr, f"{words}: {done.stderr}"
+    def train(self, name, results, *more):
+        return ["train.py", "--dataset", "digits", "--model", "lenet", *RECIPES[name], "--checkpoint-seconds", "0",
+                "--data-dir", str(self.data_dir), "--results-dir", str(results), "--device", "cpu", *more]
+
+    def evaluate(self, run):
+        return ["evaluate.py", str(run), "--data-dir", str(self.data_dir), "--device", "cpu"]
+
+    def must(self, words):
+        done = forked.run(words, ROOT, timeout=600)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, f"{words}: {done.stdout}{done.stderr}"
 
     def step(self):
-        """One kill; returns what was killed."""
-        scripts = {
-            "train": self.train(self.results), "train --fresh": self.train(self.results, "--fresh"),
-            "evaluate": self.evaluate(self.results), "analyze": ["analyze.py", "--results-dir", str(self.results)]}
-        name = self.random.choices(list(scripts), [6, 2, 3, 1])[0]
-        process = forked.start(scripts[name], ROOT)
-        process.join(self.random.uniform(0, 0.4 * self.seconds))
-        killed = process.exitcode is None
-        process.kill()
-        process.join()
-        self.counts[name if killed else f"{name}, finished before"] = self.counts.get(
-            name if killed else f"{name}, finished before", 0) + 1
-        check_whole(self.results)
+        """Start a script, end it at a random moment, and look at every file."""
+        recipe = self.random.choice(list(RECIPES))
+        script = self.random.choices(["train", "fresh", "evaluate", "analyze"], [6, 3, 2 * self.evaluates,
+                                                                              self.evaluates])[0]
+        is_finished = (self.run_of(recipe, self.disturbed) / "weights.pt").exists()
+        if script == "train" and is_finished:
+            script = "fresh"
+        elif script == "evaluate" and not is_finished:
+            script = "train"
+        kind, words = "train", self.train(recipe, self.disturbed, *["--fresh"] * (script == "fresh"))
+        if script == "evaluate":
+            kind, words = script, self.evaluate(self.run_of(recipe, self.disturbed))
+        elif script == "analyze":
+            kind, words = script, ["analyze.py", "--results-dir", str(self.disturbed)]
+        number = self.random.choice(SIGNALS)
+        ended = self.end(forked.start(words, ROOT), self.random.uniform(0, 1.1 * self.seconds[kind]), number)
+        self.counts[f"{script}, {number.name if ended else 'finished before'}"] += 1
+        check_whole(self.disturbed)
         if self.random.random() < 0.15:
-            self.compare()
-        return name
+            self.compare(self.random.choice(list(RECIPES)))
 
-    def compare(self):
-        self.finish(self.results)
-        ours, theirs = self.results / ADDRESS, self.expected / ADDRESS
-        for name in ("weights.pt", "weights_best.pt"):
-            a, b = (torch.load(run / name, weights_only=True) for run in (ours, theirs))
-            assert a.keys() == b.keys(), name
-            assert all(torch.equal(a[key].nan_to_num(), b[key].nan_to_num()) for key in a), f"other bits in {name}"
-        assert log_of(ours) == log_of(theirs), "another log.csv"
-        assert (ours / "metrics.csv").read_bytes() == (theirs / "metrics.csv").read_bytes(), "another metrics.csv"
-        self.counts["compared"] = self.counts.get("compared", 0) + 1
+    def end(self, process, seconds, number):
+        """Whether a process was still there to be sent a signal."""
+        process.join(seconds)
+        if process.exitcode is not None:
+            return False
+        if number == signal.SIGKILL:
+            process.kill()
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+        process.join(120)
+        assert process.exitcode is not None, f"{number.name} does not end it"
+        return True
+
+    def compare(self, name):
+        """Let a run finish; it must be the undisturbed one, to the last bit."""
+        done = forked.run(self.train(name, self.disturbed), ROOT, timeout=600)
+        if done.returncode == 1 and "holds a run with other settings" in done.stderr and name != "ensemble":
+            self.counts["refused: the folder is another recipe's"] += 1
+            name = next(other for other in ("dismax", "other lr") if other != name)
+            done = forked.run(self.train(name, self.disturbed), ROOT, timeout=600)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, f"{name}: {done.stdout}{done.stderr}"
+        ours, theirs = (self.run_of(name, results) for results in (self.disturbed, self.undisturbed(name)))
+        for file in ("weights.pt", "weights_best.pt"):
+            a, b = (torch.load(run / file, weights_only=True) for run in (ours, theirs))
+            assert a.keys() == b.keys(), file
+            same = all(torch.equal(a[key].nan_to_num(), b[key].nan_to_num()) for key in a)
+            assert same, f"{name}: other bits in {file}"
+        assert log_of(ours) == log_of(theirs), f"{name}: another log.csv"
+        if self.evaluates:
+            self.must(self.evaluate(ours))
+            same = (ours / "metrics.csv").read_bytes() == (theirs / "metrics.csv").read_bytes()
+            assert same, f"{name}: another metrics.csv"
+        self.counts["let finish and compared, the same bits"] += 1
 
 
 def log_of(run):
@@ -112,19 +160,20 @@ def check_whole(folder):
             assert rows and all(len(row) == len(header) for row in rows), path
 
 
-def run(kills, seed, data_dir=None, show=True):
+def run(kills, seed, data_dir=None, evaluates=True):
     """The campaign; returns its counts. AssertionError, naming the file, when a promise is broken."""
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     try:
         if data_dir is None:
             data_dir = folder / "data"
             forked.run(["data/prepare.py", "--for", "digits", "--data-dir", str(data_dir)], ROOT)
-        campaign = Campaign(folder, data_dir, seed)
+        campaign = Campaign(folder, data_dir, seed, evaluates)
         for kill in range(kills):
             campaign.step()
-            if show and sys.stderr.isatty():
+            if sys.stderr.isatty():
                 print(f"\r{kill + 1} of {kills} kills", end="", file=sys.stderr)
-        campaign.compare()
+        for name in ("dismax", "ensemble"):
+            campaign.compare(name)
         return campaign.counts
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -134,7 +183,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=600)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only-training", action="store_true")
     args = parser.parse_args()
-    for what, count in sorted(run(args.kills, args.seed).items()):
+    for what, count in sorted(run(args.kills, args.seed, evaluates=not args.only_training).items()):
         print(f"{count:6} {what}")
     print("every file was whole or absent; everything that was let finish had the same bits")

@@ -71,7 +71,11 @@ DAMAGES = {
     "text": lambda content, rng: "no file of ours, \xfcmlaut".encode("latin-1"),
     "a pickle": lambda content, rng: pickle.dumps(Executed()),
     "a pickle in a zip": lambda content, rng: zipped_pickle(),
-    "a folder": None, "missing": None, "the other run's": None,
+    "28 TB announced": lambda content, rng: zipped_array((1 << 30, 28 << 10)),
+    "an array of objects": lambda content, rng: zipped_pickled_array(),
+    "NaN": lambda content, rng: re.sub(rb"\d+\.\d+", b"NaN", content) if content.isascii() else nan_state(content),
+    "a folder": None, "missing": None, "the other run's": None, "a link to itself": None, "spaces": lambda c, r: b" \n",
+    "nested": lambda content, rng: b"[" * 100_000,
 }
 
 
@@ -83,6 +87,48 @@ def zipped_pickle():
 
     buffer = io.BytesIO()
     torch.save(Executed(), buffer)
+    return buffer.getvalue()
+
+
+def zipped_array(shape):
+    """An .npz file whose header says so much."""
+    import io
+    import zipfile
+
+    import numpy as np
+
+    buffer, header = io.BytesIO(), io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("images", "labels", "logits", "positions", "source", "unreadable"):
+            archive.writestr(f"{name}.npy", header.getvalue() + b"12")
+    return buffer.getvalue()
+
+
+def zipped_pickled_array():
+    import io
+
+    import numpy as np
+
+    buffer = io.BytesIO()
+    objects = np.array([Executed()], dtype=object)
+    np.savez(buffer, **dict.fromkeys(("images", "labels", "logits", "positions", "source", "unreadable"), objects))
+    return buffer.getvalue()
+
+
+def nan_state(content):
+    """A state dict's first tensor becomes NaN; other files stay as they are."""
+    import io
+
+    import torch
+
+    try:
+        state = torch.load(io.BytesIO(content), weights_only=True)
+        next(tensor for tensor in state.values() if torch.is_tensor(tensor)).fill_(torch.nan)
+    except Exception:
+        return content
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
     return buffer.getvalue()
 
 
@@ -135,10 +181,12 @@ class Matrix:
         try:
             target = folder / path
             content = target.read_bytes()
-            if damage in ("a folder", "missing", "the other run's"):
+            if DAMAGES[damage] is None:
                 target.unlink()
             if damage == "a folder":
                 target.mkdir()
+            elif damage == "a link to itself":
+                target.symlink_to(target.name)
             elif damage == "the other run's":
                 other = folder / path.replace(RUN, OTHER)
                 if other == target or not other.exists():
@@ -163,8 +211,11 @@ class Matrix:
         if done.returncode:
             said = done.stderr.strip()
             return "" if said and len(said) < 1500 else f"SILENT exit with status {done.returncode}"
-        if result_of(script, folder, done.stdout) == self.expected[script]:
-            return ""
+        try:
+            if result_of(script, folder, done.stdout) == self.expected[script]:
+                return ""
+        except Exception as error:
+            return f"NO RESULT, and not a word: {error!r}"[:150]
         if script in ("analyze", "report") and re.search("left out|not shown|disagree|damaged|incomplete", done.stdout):
             return ""  # said under the table
         return "ANOTHER RESULT, and not a word"
@@ -185,12 +236,12 @@ def result_of(script, folder, stdout):
     return {name: tensor.nan_to_num().tolist() for name, tensor in state.items()}
 
 
-def run(sample=None, seed=1, show=True):
+def run(sample=None, seed=1, show=True, scripts=SCRIPTS):
     """[(script, file, damage, how the promise was broken)], and how many cells were tried."""
     folder = Path(tempfile.mkdtemp(prefix="damage-"))
     try:
         matrix, rng = Matrix(folder), random.Random(seed)
-        cells = [(script, path, damage) for script in SCRIPTS for path, damage in itertools.product(
+        cells = [(script, path, damage) for script in scripts for path, damage in itertools.product(
             READS[script], DAMAGES)]
         cells = rng.sample(cells, sample) if sample else cells
         broken = []
@@ -210,7 +261,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sample", type=int)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--script", choices=SCRIPTS, nargs="+", default=list(SCRIPTS))
     args = parser.parse_args()
-    broken, count = run(args.sample, args.seed)
+    broken, count = run(args.sample, args.seed, scripts=args.script)
     print(f"{count} cells, {len(broken)} broken promises")
     sys.exit(bool(broken))

@@ -1,12 +1,11 @@
-"""The ordinary way, to compare with: networks, losses and input as one would write them down first.
+"""The baseline: networks, losses and input as one would write them down first.
 
 Float32, eager, images and weights in the default memory order, distances by cdist, softmax and its logarithm one after
-the other, members of an ensemble one after another, pictures from a DataLoader, and a look at the loss in every step.
+the other, members of an ensemble one after another, images from a DataLoader, the loss read in every step.
 """
 import copy
 import math
 import os
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -14,15 +13,6 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from losses import DisMaxLossFirstPart
-from recipes import method_of, recipe_of
-from utils.run_dir import Run
-
-
-def run_of(dataset, model, name, **changes):
-    """The Run of a method by its published recipe, with some fields of the recipe changed."""
-    base, method = method_of(name)
-    recipe = recipe_of(dataset, base, method, model).changed(**changes)
-    return Run(Path(), dataset, model, name, 1, method, recipe)
 
 
 class PlainLeNet(torch.nn.Module):
@@ -63,12 +53,12 @@ class PlainDisMax(torch.nn.Module):
         return -(distances + distances.mean(1, keepdim=True))
 
 
-def plain(network):
-    """The same network, weights copied. But for LeNet and the heads ours are written in the ordinary way already."""
-    ordinary = PlainLeNet(network) if type(network).__name__ == "LeNet" else copy.deepcopy(network)
+def network_like(network):
+    """The same network, weights copied. Only LeNet and the heads of ours are written in another form."""
+    copied = PlainLeNet(network) if type(network).__name__ == "LeNet" else copy.deepcopy(network)
     head = PlainDisMax if isinstance(network.classifier, DisMaxLossFirstPart) else PlainLinear
-    ordinary.classifier = head(network.classifier)
-    return ordinary.to(memory_format=torch.contiguous_format).train()
+    copied.classifier = head(network.classifier)
+    return copied.to(memory_format=torch.contiguous_format).train()
 
 
 def dismax_loss(logits, labels):
@@ -103,8 +93,8 @@ def sdde_loss_of(members, images, labels, aux_images, aux_labels, weight):
     return loss + weight * (unit @ unit.mT)[:, pairs].mean(), logits
 
 
-class Pictures(torch.utils.data.Dataset):
-    """PIL images, grey ones made RGB, through torchvision's transforms one by one.
+class PILImages(torch.utils.data.Dataset):
+    """PIL images, grayscale ones made RGB, through torchvision's transforms one by one.
 
     Args:
         images: (n, H, W, C) uint8.
@@ -128,9 +118,9 @@ class Pictures(torch.utils.data.Dataset):
         return self.transform(Image.fromarray(self.images[index]).convert("RGB")), self.labels[index]
 
 
-def loader(pictures, batch, device, shuffle=True, side_by_side=1, workers=None):
+def loader(images, batch, device, shuffle=True, side_by_side=1, workers=None):
     """A DataLoader whose workers stay; by default one a core and at most 8, shared by loaders that run side by side."""
     if workers is None:
         workers = max(1, min(8, os.cpu_count()) // side_by_side)
-    return torch.utils.data.DataLoader(pictures, batch, shuffle=shuffle, num_workers=workers,
+    return torch.utils.data.DataLoader(images, batch, shuffle=shuffle, num_workers=workers,
                                        persistent_workers=workers > 0, pin_memory=device.type == "cuda")

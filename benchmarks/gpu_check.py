@@ -1,0 +1,150 @@
+"""make gpu-check: does everything here work on this GPU, and how fast? Ten minutes, and one file to send back.
+
+  python benchmarks/gpu_check.py               the accelerator that PyTorch finds
+  DEVICE=cuda:1 python benchmarks/gpu_check.py
+
+Each part is a process of its own, so that one that crashes takes no other along. First the forms of the training step
+(eager, recorded, compiled) and of evaluation are compared with each other, then the tests that need a GPU run, then
+quick benches. What ten minutes do not suffice for is named. The file is whole after every part.
+"""
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make our packages importable
+
+import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its settings when it is loaded
+
+import torch
+
+from benchmarks import forms, machine, report, run
+from engine import devices
+from utils import run_dir
+from utils.io import UserError
+from utils.script import run_script
+
+ROOT = Path(__file__).resolve().parents[1]
+SECONDS = 600  # for everything
+# a part → the most seconds that it may take. Parts that are compared come first, benches last
+PARTS = {
+    **{f"step: {title}": 120 for title in forms.CASES}, "step with --compile: ResNet34": 180, "evaluation": 90,
+    "tests": 200, "bench: processes": 200, "bench: training": 200, "bench: options": 150, "bench: evaluation": 100,
+    "bench: head": 60, "bench: input": 60,
+}
+TESTS = ["tests/test_fast.py", "tests/test_losses.py", "tests/test_train.py", "-k", "on_a_gpu or the_tensors_device"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=PARTS, help="only this one, here, its results as lines of JSON")
+    args = parser.parse_args()
+    device = devices.choose(os.environ.get("DEVICE"))
+    if args.part:
+        for line in results_of(args.part, device):
+            print(json.dumps(line), flush=True)
+        return
+    if device.type == "cpu":
+        raise UserError(f"there is no GPU here that PyTorch {torch.__version__} can use, so nothing was checked")
+    sys.exit(check(device, PARTS, SECONDS))
+
+
+def check(device, parts, seconds):
+    """Run the parts; returns the exit status, 1 when one of them failed."""
+    path = ROOT / "results" / f"gpu-check-{report.slug(machine.short_name(device))}.json"
+    content = {**run_dir.environment(), **about(device), "parts": []}
+    print(f"{machine.short_name(device)}, PyTorch {torch.__version__}: about {seconds / 60:.0f} minutes")
+    ends = time.monotonic() + seconds
+    for name, limit in parts.items():
+        left = ends - time.monotonic()
+        content["parts"].append(part := run_part(name, min(limit, left)) if left > 5 else {
+            "part": name, "status": "not checked", "reason": "the time was over"})
+        print(f"{part['status']:<12} {name}" + f": {part['reason']}" * bool(part["reason"]), flush=True)
+        run_dir.write_json(path, content)
+    rows = [line for part in content["parts"] if part["part"].startswith("bench") for line in part.get("lines", [])]
+    if rows:
+        print(f"\n{report.table(rows, 'simple', report.TERMINAL_WIDTHS)}\n")
+    failed, unchecked = ([part["part"] for part in content["parts"] if part["status"] == status]
+                         for status in ("failed", "not checked"))
+    print(f"{len(failed)} of {len(parts)} parts failed" + (f": {'; '.join(failed)}" if failed else "") +
+          (f". Not checked for lack of time: {'; '.join(unchecked)}" if unchecked else "") +
+          f".\nPlease send {path.relative_to(ROOT)} back, as a file of an issue of this repository")
+    return int(bool(failed))
+
+
+def about(device):
+    """What the file says of the machine."""
+    found = {"device": machine.short_name(device), "device_type": device.type, "cpu_threads": torch.get_num_threads(),
+             "multiplies_bfloat16": devices.multiplies_bfloat16(device)}
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        found |= {"capability": f"{properties.major}.{properties.minor}", "memory": properties.total_memory,
+                  "multiprocessors": properties.multi_processor_count, "devices": torch.cuda.device_count(),
+                  "cuda": torch.version.cuda, "hip": torch.version.hip, "cudnn": torch.backends.cudnn.version()}
+    return found
+
+
+# ---- a part, seen from outside ----
+
+def run_part(name, seconds):
+    """{part, status, reason, seconds, lines} of a part in a process of its own. status: ok, failed or not checked."""
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", *TESTS] if name == "tests" else [
+        sys.executable, str(Path(__file__)), "--part", name]
+    started = time.monotonic()
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=errors,
+                                   start_new_session=True)
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            kill_all(process)
+        out.seek(0), errors.seek(0)
+        printed, complaints = out.read().splitlines(), errors.read().splitlines()
+    lines = [json.loads(line) for line in printed if line.startswith("{") and line.endswith("}")]
+    wrong = [line["wrong"] for line in lines if line.get("wrong")]
+    last = next((line for line in reversed(printed if name == "tests" else complaints) if line.strip()), "")
+    verdict, reason = "ok", ""
+    if wrong:
+        verdict, reason = "failed", "; ".join(wrong)
+    elif status is None:
+        verdict, reason = "not checked", f"not done after {seconds:.0f} s"
+    elif status:
+        verdict, reason = "failed", last.strip() or f"exit status {status}"
+    elif name == "tests":
+        lines, reason = [{"pytest": last}], last
+    return {"part": name, "status": verdict, "reason": reason, "seconds": round(time.monotonic() - started, 1),
+            "lines": lines, "errors": complaints[-20:] if status else []}
+
+
+def kill_all(process):
+    """End a process and everything that it started."""
+    with contextlib.suppress(ProcessLookupError):  # all of them have ended
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+# ---- a part, from inside ----
+
+def results_of(part, device):
+    """The results of a part, dicts; `wrong` says what is wrong, if anything."""
+    kind, _, title = part.partition(": ")
+    if kind == "evaluation":
+        yield forms.check_evaluation(device)
+    elif kind == "bench":
+        measured, environment = machine.measure(device), run_dir.environment()
+        for row in run.BENCHES[title].run(measured, device, quick=True):
+            yield report.complete(row, title, measured, environment)
+    else:
+        yield from forms.check_step(forms.CASES[title], device, compiled="--compile" in kind)
+
+
+if __name__ == "__main__":
+    run_script("make gpu-check", main)

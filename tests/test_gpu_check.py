@@ -1,0 +1,215 @@
+"""make gpu-check: what it compares, and what it says of parts that fail. On a CPU stand-ins take the GPU's place."""
+import functools
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from test_benchmarks import CPU
+from test_fast import StandIn, corrupted
+
+from benchmarks import forms, gpu_check, report, workload
+from engine import devices, train_step
+from engine.train_step import ExecutionOptions, TrainStep, compile_loss
+from utils.io import UserError
+
+LENET = workload.Case("LeNet", "digits", "lenet", "dismax_fpr", (8, 1), (8, 1))
+
+
+# ---- what is compared ----
+
+def forms_of(monkeypatch, record=StandIn, usual=ExecutionOptions(bf16=True, graphs=True), **options):  # noqa: B008
+    monkeypatch.setattr(workload, "execution_options", lambda *arguments, **named: usual)
+    monkeypatch.setattr(workload, "TrainStep", functools.partial(TrainStep, record=record))
+    return {found.pop("form"): found for found in forms.check_step(LENET, CPU, batch=16, **options)}
+
+
+def test_all_forms_of_a_step_make_the_same_update(monkeypatch):
+    """A recorded step, which on a CPU is the step itself, makes the eager one's bits; bfloat16 is near float32."""
+    found = forms_of(monkeypatch)
+    assert list(found) == ["eager, float32", "eager, bfloat16", "recorded, float32", "recorded, bfloat16"]
+    assert not any(form["wrong"] for form in found.values())
+    assert found["recorded, float32"]["update_differs_by"] == found["recorded, bfloat16"]["update_differs_by"] == 0
+    assert found["recorded, bfloat16"]["steps"] == "graphed"
+    assert 0 < found["eager, bfloat16"]["loss_differs_by"] < 0.02
+
+
+def test_a_recording_that_is_given_up_is_a_fault(monkeypatch):
+    found = forms_of(monkeypatch, corrupted(lambda step: step.training_loss.model.fc.bias.add_(1)))
+    assert "recorded, float32: eager: a replay was not the step (fc.bias differs" in found["recorded, float32"]["wrong"]
+    assert not found["eager, bfloat16"]["wrong"]
+
+
+def test_a_recording_that_errs_after_its_check_is_found(monkeypatch):
+    class Late(StandIn):
+        def replay(self, batch):
+            super().replay(batch)
+            if self.replays > 1:
+                with torch.no_grad():
+                    self.function.__self__.training_loss.model.fc.weight.add_(0.01)
+    found = forms_of(monkeypatch, Late)["recorded, float32"]
+    assert found["steps"] == "graphed"
+    assert re.match(r"LeNet, recorded, float32 differs by \S+ of the eager update, allowed are 0.1", found["wrong"])
+
+
+@pytest.mark.parametrize("factor", [1, 1.5, float("nan")])
+def test_a_compiled_loss_that_is_another_is_found(monkeypatch, factor):
+    def compiled(training_loss):
+        found = compile_loss(training_loss, "aot_eager")
+        return lambda *batch: factor * found(*batch)
+    monkeypatch.setattr(train_step, "compile_loss", compiled)
+    found = forms_of(monkeypatch, compiled=True)
+    assert list(found)[-2:] == ["compiled, float32", "compiled and recorded, float32"]
+    assert [bool(form["wrong"]) for form in found.values()] == [False, False, *[factor != 1] * 2]
+    assert found["compiled and recorded, float32"]["steps"] == "graphed"
+
+
+def test_a_cpu_is_checked_in_the_form_that_it_has(monkeypatch):
+    form, = forms.check_step(LENET, CPU, batch=8)
+    assert form["steps"].startswith("eager") and form["bytes"] is None and form["loss"] > 0
+
+
+def test_evaluation_is_compared_with_the_cpus(monkeypatch):
+    monkeypatch.setattr(devices, "turn_off_tf32", lambda: None)  # the process's state stays
+    found = forms.check_evaluation(CPU, "resnet20", 4)
+    assert found["differs_by"] == 0 and not found["wrong"] and 1e-4 < found["bfloat16_differs_by"] < 0.1
+    calls = iter((1, 1.01, 1))
+
+    def scaled(*arguments, forward=forms.forward):
+        outputs = forward(*arguments)
+        outputs.logits[:] *= next(calls)
+        return outputs
+    monkeypatch.setattr(forms, "forward", scaled)
+    assert forms.check_evaluation(CPU, "resnet20", 4)["wrong"].startswith("evaluation in float32 differs by 0.01 of")
+
+
+def test_every_test_that_needs_a_gpu_runs():
+    files, expression = gpu_check.TESTS[:-2], gpu_check.TESTS[-1].split(" or ")
+    skipped = {}
+    for path in (ROOT / "tests").glob("test_*.py"):
+        text = path.read_text()
+        names = re.findall(r'@(?:on_a_gpu|pytest\.mark\.skipif\([^\n]*"needs a GPU"\))\n(?:@.*\n)*def (\w+)', text)
+        skipped |= dict.fromkeys(names, f"tests/{path.name}")
+    assert len(skipped) >= 4 and set(skipped.values()) == set(files)
+    assert all(any(word in name for word in expression) for name in skipped)
+
+
+# ---- what is said ----
+
+def test_without_a_gpu_one_sentence_is_said(monkeypatch):
+    monkeypatch.setattr(devices, "default_device", lambda: CPU)
+    monkeypatch.delenv("DEVICE", raising=False)
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py"])
+    with pytest.raises(UserError, match="there is no GPU here that PyTorch .* can use, so nothing was checked"):
+        gpu_check.main()
+
+
+def checked(monkeypatch, tmp_path, parts, seconds=600):
+    """(exit status, what the file says) of some parts whose results are given."""
+    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu_check, "run_part", lambda name, limit: {
+        "part": name, "seconds": 1, "lines": [], **parts[name]})
+    status = gpu_check.check(CPU, dict.fromkeys(parts, 60), seconds)
+    path, = (tmp_path / "results").glob("gpu-check-*.json")
+    return status, json.loads(path.read_text())
+
+
+def test_the_file_says_what_was_checked_and_on_what(monkeypatch, tmp_path, capsys):
+    row = {"what": "a step", "bench": "head", "device": "some chip", "threads": 2, "commit": "0123456", "unit": "x/s",
+           "not_measured": "a test"}
+    status, content = checked(monkeypatch, tmp_path, {
+        "tests": {"status": "ok", "reason": "9 passed"}, "bench: head": {"status": "ok", "reason": "", "lines": [row]}})
+    assert status == 0 and [part["part"] for part in content["parts"]] == ["tests", "bench: head"]
+    assert {"commit", "torch", "device", "multiplies_bfloat16"} <= content.keys()
+    said = capsys.readouterr().out
+    assert "ok           tests: 9 passed" in said and "a step" in said and "measured:" in said
+    assert "0 of 2 parts failed" in said and "Please send results/gpu-check-" in said
+
+
+def test_a_part_that_fails_is_named_and_the_others_still_run(monkeypatch, tmp_path, capsys):
+    status, content = checked(monkeypatch, tmp_path, {
+        "evaluation": {"status": "failed", "reason": "it differs"}, "tests": {"status": "ok", "reason": ""}})
+    assert status == 1 and content["parts"][1]["status"] == "ok"
+    assert "1 of 2 parts failed: evaluation" in capsys.readouterr().out
+
+
+def test_what_there_is_no_time_for_is_named(monkeypatch, tmp_path, capsys):
+    status, content = checked(monkeypatch, tmp_path, {"tests": {"status": "ok", "reason": ""}}, seconds=1)
+    assert status == 0 and content["parts"][0]["status"] == "not checked"
+    assert "Not checked for lack of time: tests" in capsys.readouterr().out
+
+
+# ---- a part as a process ----
+
+def as_python(monkeypatch, tmp_path, script):
+    """Have a shell script take Python's place in a part."""
+    path = tmp_path / "python"
+    path.write_text(f"#!/bin/bash\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+
+
+@pytest.mark.parametrize(("script", "status", "reason"), [
+    ("""echo warming up; echo '{"form": "eager", "wrong": ""}'""", "ok", ""),
+    ("""echo '{"form": "eager", "wrong": "it differs"}'""", "failed", "it differs"),
+    ("echo Traceback >&2; echo 'RuntimeError: illegal memory access' >&2; exit 1", "failed",
+     "RuntimeError: illegal memory access"),
+    ("kill -SEGV $$", "failed", "exit status -11"),
+])
+def test_what_becomes_of_a_part(monkeypatch, tmp_path, script, status, reason):
+    as_python(monkeypatch, tmp_path, script)
+    part = gpu_check.run_part("evaluation", 60)
+    assert (part["status"], part["reason"]) == (status, reason)
+    assert part["lines"] == ([] if "form" not in script else [json.loads(script.split("echo ")[-1].strip("'"))])
+
+
+def test_failing_tests_are_a_part_that_failed(monkeypatch, tmp_path):
+    as_python(monkeypatch, tmp_path, "echo F.; echo '1 failed, 1 passed in 2 s'; exit 1")
+    part = gpu_check.run_part("tests", 60)
+    assert (part["status"], part["reason"]) == ("failed", "1 failed, 1 passed in 2 s")
+
+
+def test_a_part_that_hangs_is_ended_with_all_that_it_started(monkeypatch, tmp_path):
+    """What it has printed by then is kept."""
+    as_python(monkeypatch, tmp_path, f"""echo '{{"form": "eager"}}'; sleep 60 & echo $! > {tmp_path}/child; wait""")
+    started = time.monotonic()
+    part = gpu_check.run_part("evaluation", 1)
+    assert time.monotonic() - started < 30
+    assert part["status"] == "not checked" and part["reason"] == "not done after 1 s"
+    assert part["lines"] == [{"form": "eager"}]
+    child = int((tmp_path / "child").read_text())
+    deadline = time.monotonic() + 10
+    while is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(child)
+
+
+def is_running(pid):
+    """Whether a process is there and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_parts_are_named_and_fit_ten_minutes_in_order():
+    assert {name.partition(": ")[0] for name in gpu_check.PARTS} == {
+        "step", "step with --compile", "evaluation", "tests", "bench"}
+    benches = {name.partition(": ")[2] for name in gpu_check.PARTS if name.startswith("bench")}
+    assert benches <= set(gpu_check.run.BENCHES)
+    assert list(gpu_check.PARTS)[-1].startswith("bench") and gpu_check.SECONDS == 600
+
+
+def test_a_bench_as_a_part(monkeypatch):
+    """Its rows are complete: where, with what and with which commit."""
+    monkeypatch.setattr(gpu_check.machine, "measure", lambda device: gpu_check.machine.Machine(
+        "cpu", "some chip", 1, {"float32": 1e12}, 1e10))
+    monkeypatch.setitem(gpu_check.run.BENCHES, "head", type("bench", (), {
+        "run": staticmethod(lambda machine, device, quick: [{"what": f"a step, quick {quick}"}])}))
+    row, = gpu_check.results_of("bench: head", CPU)
+    assert row["what"] == "a step, quick True" and {"commit", "threads", "device", "baseline"} <= row.keys()
+    assert report.slug("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
