@@ -32,7 +32,8 @@ class FolderImages:
     `unreadable` has the files that could not be read so far, `cmyk` those that were CMYK (made RGB, as always).
     """
 
-    def __init__(self, files, labels, device, size, normalization, class_names=None, on_unreadable="stop", workers=None):
+    def __init__(self, files, labels, device, size, normalization, class_names=None, on_unreadable="stop",
+                 workers=None):
         self.files, self.labels = list(files), torch.tensor(labels, dtype=torch.int64)
         self.size, self.device, self.classes = size, device, class_names
         self.mean, self.std = (torch.tensor(values, device=device) for values in normalization)  # (3) each
