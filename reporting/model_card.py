@@ -28,8 +28,8 @@ def model_card(run, config, rows, calibration, detection, graphs):
 - `model.safetensors`: the state dict of the last epoch, before calibration
 - `config.json`: recipe, class names and versions; `calibration.json`: temperature and thresholds{graph_text}
 
-`python detect.py THIS_FOLDER photo.jpg` answers for images. Score: {detection["score"]}; {100 * detection["reject_rate"]:g} % of
-in-distribution images are turned away below {detection["threshold"]:.6g}; temperature {detection["temperature"]:.6g}.
+`python detect.py THIS_FOLDER photo.jpg` answers for images. Score: {detection["score"]};
+{100 * detection["reject_rate"]:g} % of in-distribution images are turned away below {detection["threshold"]:.6g}; temperature {detection["temperature"]:.6g}.
 
 ## Training
 
@@ -39,7 +39,8 @@ in-distribution images are turned away below {detection["threshold"]:.6g}; tempe
 
 ## Accuracy and calibration
 
-{table(last, lambda row: row[2] == "id" and row[5].startswith(("accuracy", "ece", "nll")), ("benchmark", "metric"), (0, 5))}
+{table(last, lambda row: row[2] == "id" and row[5].startswith(("accuracy", "ece", "nll")),
+       ("benchmark", "metric"), (0, 5))}
 
 ## Detection of other images
 
@@ -48,8 +49,8 @@ in-distribution images are turned away below {detection["threshold"]:.6g}; tempe
 
 ## Limits
 
-- Temperature and thresholds were fitted on {calibration["images"]:,} test images of {data}, so measured calibration and the
-  share turned away are those of such images. On images from elsewhere they differ.
+- Temperature and thresholds were fitted on {calibration["images"]:,} test images of {data}, so measured
+  calibration and the share turned away are those of such images. On images from elsewhere they differ.
 - Detection was measured on the sets above only. One seed; no interval is given.
 - Images are resized to {detection["size"]}×{detection["size"]} pixels. Other crops or decoders may change scores.
 """
