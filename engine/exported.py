@@ -44,8 +44,8 @@ class DetectorGraph(nn.Module):
         """uint8 images (B, 3, H, W), or (B, 1, H, W) in grayscale, of the network's size → logits (B, C), calibrated
         and of an ensemble the mean over members; probability (B) of the largest; score (B), larger = more
         in-distribution; in_distribution (B) bool, whether the score reaches the threshold."""
-        channels = torch.arange(3, device=images.device) % images.shape[1]  # grayscale becomes three equal channels
-        images = (images.index_select(1, channels).float() - self.shift) * self.factor
+        images = torch.cat([images] * 3, 1)[:, :3]  # of colour images the first copy, of grayscale ones three copies
+        images = (images.float() - self.shift) * self.factor
         logits = add_member_dim(self.model(images)).mean(0) / self.divisor
         scores = self.score(logits)
         return logits, logits.softmax(-1).amax(-1), scores, scores >= self.threshold
@@ -124,7 +124,7 @@ def write_onnx(graph, size, path, metadata):
                 exported_program(graph, size), dynamo=True, input_names=["images"], output_names=list(OUTPUTS),
                 opset_version=OPSET, verbose=False)
         except torch.onnx.OnnxExporterError as error:
-            raise UserError(f"ONNX cannot express this network: {str(error).splitlines()[0]}") from error
+            raise UserError(f"ONNX cannot express this network: {str(error.__cause__ or error).splitlines()[0]}") from error
     model = program.model_proto
     onnx.helper.set_model_props(model, {key: value if isinstance(value, str) else json.dumps(value)
                                         for key, value in metadata.items()})
