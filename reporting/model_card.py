@@ -29,7 +29,8 @@ def model_card(run, config, rows, calibration, detection, graphs):
 - `config.json`: recipe, class names and versions; `calibration.json`: temperature and thresholds{graph_text}
 
 `python detect.py THIS_FOLDER photo.jpg` answers for images. Score: {detection["score"]};
-{100 * detection["reject_rate"]:g} % of in-distribution images are turned away below {detection["threshold"]:.6g}; temperature {detection["temperature"]:.6g}.
+{100 * detection["reject_rate"]:g} % of in-distribution images are turned away below
+{detection["threshold"]:.6g}; temperature {detection["temperature"]:.6g}.
 
 ## Training
 
