@@ -124,7 +124,8 @@ def write_onnx(graph, size, path, metadata):
                 exported_program(graph, size), dynamo=True, input_names=["images"], output_names=list(OUTPUTS),
                 opset_version=OPSET, verbose=False)
         except torch.onnx.OnnxExporterError as error:
-            raise UserError(f"ONNX cannot express this network: {str(error.__cause__ or error).splitlines()[0]}") from error
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise UserError(f"ONNX cannot express this network: {reason}") from error
     model = program.model_proto
     onnx.helper.set_model_props(model, {key: value if isinstance(value, str) else json.dumps(value)
                                         for key, value in metadata.items()})
