@@ -43,6 +43,7 @@ PLANS = {
     "cpu": {"LeNet, MNIST's size": (1, 2), "ResNet-20": (1, 2)},
 }
 SECONDS, QUICK_SECONDS = 10, 3
+GPU_STEPS = 20  # between two looks at the clock
 QUICK = ("ResNet34", "WideResNet-28-10", "LeNet, MNIST's size")
 TARGETS = {("ResNet34", 5): OF_ROOFLINE, ("ResNet34, --compile", 5): OF_ROOFLINE, **dict.fromkeys(
     [("WideResNet-28-10", count) for count in (1, 2, 5, 10)], OF_MATRIX_RATE)}
@@ -56,35 +57,34 @@ def run(machine, device, quick):
 
 
 def rows_of(title, counts, machine, device, quick):
-    """Rows of one case. A number of processes that fails is a row that says why."""
-    case, rates, rows, on_gpu = CASES[title], {}, {}, device.type == "cuda"
+    """Rows of one case, each as soon as it is known. A number of processes that fails is a row that says why."""
+    case, rates, failed, on_gpu = CASES[title], {}, set(), device.type == "cuda"
     batch, steps = case.size(device, quick)
     workload = Workload(case, device, batch, 1)
     cost, number_format = workload.cost, workload.number_format
     del workload
     if on_gpu:
-        steps = 50  # between two looks at the clock
+        steps = GPU_STEPS
         torch.cuda.empty_cache()
-    for _ in range(1 if quick else 3):
-        for count in [count for count in counts if "not_measured" not in rows.get(count, {})]:
-            row = rows.setdefault(count, {
-                "unit": "images/s", "threads": None if on_gpu else 1,
-                "target": TARGETS.get((title, count)) if on_gpu else None})
+    rounds = 1 if quick else 3
+    for number in range(rounds):
+        for count in [count for count in counts if count not in failed]:
+            row = {"what": f"{count} runs side by side, {title}, B = {batch}", "unit": "images/s",
+                   "threads": None if on_gpu else 1, "target": TARGETS.get((title, count)) if on_gpu else None}
             try:
                 found = in_processes(title, count, device, QUICK_SECONDS if quick else SECONDS, batch, steps)
             except RuntimeError as error:
-                row["not_measured"] = str(error)
+                failed.add(count)
+                yield {**row, "not_measured": str(error)}
                 continue
             rates.setdefault(count, []).append(found["images_per_second"])
-            row["mps"] = found["mps"]
-    for count, row in rows.items():
-        shared = ", by MPS" if row.get("mps") else ", in turns" if on_gpu else ""
-        row["what"] = f"{count} runs side by side{shared * (count > 1)}, {title}, B = {batch}"
-        if "not_measured" not in row:
-            row |= compared(rates, count)
+            if number < rounds - 1 or not (on_gpu or count > 1):
+                continue
+            row |= {"mps": found["mps"], **compared(rates, count)}
             if on_gpu:
                 row |= machine.shares(row["values"]["ours"], cost, number_format)
-        if on_gpu or count > 1:
+                sharing = ", by MPS" if found["mps"] else ", in turns"
+                row["what"] = row["what"].replace(" side by side", f" side by side{sharing * (count > 1)}")
             yield row
 
 

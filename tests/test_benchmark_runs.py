@@ -99,6 +99,7 @@ def test_what_cannot_be_compiled_is_a_row_that_says_why(monkeypatch):
             return super().train()
     monkeypatch.setattr(step_options, "Workload", NoCompiler)
     monkeypatch.setattr(step_options, "CASES", [LENET])
+    monkeypatch.setattr(step_options, "SMALLEST", LENET)
     with_bf16, compiled = step_options.run(MACHINE, CPU, False)
     assert compiled["not_measured"] == "InvalidCxxCompiler: no working C++ compiler found"
     assert with_bf16["what"] == "training step with --bf16, LeNet, MNIST's size, B = 128" and with_bf16["ratio"] > 0
@@ -109,6 +110,7 @@ def test_what_cannot_be_compiled_is_a_row_that_says_why(monkeypatch):
 
 @pytest.mark.parametrize(("native", "expected"), [(False, [LENET.title]), (True, [LENET.title, "ResNet-20"])])
 def test_where_bfloat16_is_emulated_one_row_says_why_it_is_off(monkeypatch, native, expected):
+    monkeypatch.setattr(step_options, "SMALLEST", LENET)
     monkeypatch.setattr(step_options, "CASES", [LENET, processes.CASES["ResNet-20"]])
     monkeypatch.setattr(step_options.devices, "multiplies_bfloat16", lambda device: native)
     assert [case.title for case in step_options.cases_of("--bf16", CPU, True)] == expected
