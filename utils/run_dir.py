@@ -23,7 +23,7 @@ import subprocess
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from utils.io import UserError, system_error, write_text, written_whole
+from utils.io import UserError, atomic_write, system_error, write_text
 from utils.recipe import Method, Recipe
 
 IDENTITY_KEYS = ("run", "recipe", "data")  # the entries of config.json that make a run that run
@@ -173,7 +173,7 @@ def write_log(folder, rows):
 
 
 def write_table(path, rows):
-    with written_whole(path, "w") as file:
+    with atomic_write(path, "w") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -231,7 +231,7 @@ def write_metrics(run, rows):
     writer.writerows([METRIC_COLUMNS, *rows])
     digest = hashlib.sha256(text.getvalue().encode()).hexdigest()
     writer.writerow(("", "", "", "", "", "rows", len(rows), f"sha256:{digest}"))
-    with written_whole(run / "metrics.csv") as file:
+    with atomic_write(run / "metrics.csv") as file:
         file.write(text.getvalue().encode())
 
 
