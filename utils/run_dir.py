@@ -12,14 +12,11 @@ results/<dataset>/<model>/<method>/seed<k>/
 import csv
 import functools
 import hashlib
-import importlib.metadata
 import io
 import json
 import math
 import os
-import platform
 import shutil
-import subprocess
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -282,23 +279,3 @@ def _refuse_impossible(rows, path):
 @functools.lru_cache
 def _limits(metric):
     return next((limits for name, limits in LIMITS.items() if metric.startswith(name)), (-math.inf, math.inf))
-
-
-# ---- the environment ----
-
-def environment():
-    """What besides the recipe a number may depend on."""
-    return {
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in ("torch", "torchvision", "numpy")},
-    }
-
-
-def _git(*words):
-    try:
-        here = Path(__file__).resolve().parents[1]
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
