@@ -220,8 +220,9 @@ def test_pretrained_resnet18_is_torchvisions(imagenet, tmp_path):
     said = script("analyze.py", "--results-dir", tmp_path / "results").stdout
     assert "CHANGED: weights not trained here" in said and "69.9" in said
     with open(tmp_path / "results/tables/dismax_imagenet1k.csv") as file:
-        rows = [row for row in csv.DictReader(file) if row["method"] == "softmax-torchvision" and row["ours_n"] == "1"]
-    assert rows and all(row["verdict"] == "" for row in rows), "never in the paper's row"
+        rows = [row for row in csv.DictReader(file) if row["method"] == "softmax" and row["ours_n"] == "1"]
+    assert rows and all(row["verdict"] == "" and "not trained here" in row["changed"] for row in rows), \
+        "never in the paper's row"
     torch.save(resnet18(num_classes=5).state_dict(), tmp_path / "other.pth")
     done = script(*[word if word != tmp_path / "resnet18.pth" else tmp_path / "other.pth" for word in words[:3]],
                   "--results-dir", tmp_path / "elsewhere", check=False)
