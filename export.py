@@ -37,7 +37,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run that evaluate.py has been at")
     parser.add_argument("folder", type=Path, metavar="DIR", help="where to; an earlier export there is replaced")
-    parser.add_argument("--onnx", action="store_true", help="also model.onnx (pip install ".[onnx]")")
+    parser.add_argument("--onnx", action="store_true", help="also model.onnx (pip install '.[onnx]')")
     parser.add_argument("--torch-export", action="store_true", help="also model.pt2, for torch.export.load")
     parser.add_argument("--score", choices=list(score_functions()), help="by default the paper's for the run's method")
     parser.add_argument("--reject-rate", type=float, default=5, metavar="PER_CENT", help="of in-distribution images to "
