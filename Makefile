@@ -12,6 +12,7 @@ RESULTS ?= results$(EPOCHS:%=/epochs%)
 METHODS ?= $(LOSSES)
 READY  := $(filter $(VENV)/ready,$(PY:/bin/python=/ready))
 CORES  := $(shell getconf _NPROCESSORS_ONLN)
+BLOCKS := $(addprefix reproduce-,cifar10 cifar100 imagenet imagenet200 mnist)
 JOB    := $(if $(DEVICE)$(PROCESSES),,$(if $(shell nvidia-smi -L 2> /dev/null),run_scripts/on_free_gpu.sh))
 TRAIN  := $(JOB) $(PY) $(PROCESSES:%=-m torch.distributed.run --standalone --nproc_per_node=%) train.py
 BAD    := : % ; ' " & ( ) * ? [ ] \ | < > ! ` $$
@@ -20,8 +21,8 @@ ifneq ($(words $(DATA) $(RESULTS))$(strip $(foreach sign,$(BAD),$(findstring $(s
   $(error DATA and RESULTS must not contain spaces, nor $(BAD), which make cannot handle: use another path, or a link)
 endif
 
-.PHONY: help demo numbers test torture mutate lint bench gpu-check prepare-data analyze report tables runs blocks
-.PHONY: reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-imagenet200 reproduce-mnist
+.PHONY: help demo numbers test test-lowest torture mutate lint bench gpu-check prepare-data analyze report tables runs blocks
+.PHONY: corrupted $(BLOCKS)
 .SECONDARY:
 
 help:  ## this list
@@ -51,28 +52,29 @@ reproduce-cifar100:  ## the same for CIFAR-100
 reproduce-imagenet200:  ## SDDE's outlier exposure on ImageNet-200: two ensembles of ResNet50s × five seeds
 reproduce-imagenet:  ## DisMax's ImageNet table: ResNet18 × five losses, ImageNet-O; set IMAGENET_DIR
 reproduce-mnist:  ## SDDE's MNIST block: five ensembles of LeNets × five seeds; a laptop job
-reproduce-cifar10: DATASET = cifar10
-reproduce-cifar100: DATASET = cifar100
-reproduce-imagenet: DATASET = imagenet1k
-reproduce-imagenet200: DATASET = imagenet200
-reproduce-mnist: DATASET = mnist
 
 # an OOD set that cannot be had is named and shows as missing; a missing training set stops train.py
-reproduce-cifar10 reproduce-cifar100 reproduce-imagenet reproduce-imagenet200 reproduce-mnist: $(READY)
+$(BLOCKS): DATASET = $(patsubst imagenet,imagenet1k,$(@:reproduce-%=%))
+$(BLOCKS): $(READY)
 	@$(PY) data/prepare.py --benchmark dismax --benchmark openood --for $(DATASET) $(MIRROR:%=--mirror %) --data-dir $(DATA) || true
 	-@$(MAKE) --no-print-directory runs DATASET=$(DATASET)
 	@$(PY) analyze.py --dataset $(DATASET) --results-dir $(RESULTS)
 	@run_scripts/all_done.sh $(RESULTS) $(RUNS)
 
+corrupted: $(READY)  ## calibration under corruption (CIFAR-10-C, CIFAR-100-C; 6 GB) of the CIFAR runs that are there
+	@$(PY) data/prepare.py $(or $(DATASETS),cifar10_c cifar100_c) $(MIRROR:%=--mirror %) --data-dir $(DATA)
+	@$(PY) evaluate.py $(patsubst %/weights.pt,%,$(wildcard $(RESULTS)/cifar*/*/*/seed*/weights.pt)) --data-dir $(DATA) $(DEVICE:%=--device %)
+	@$(PY) analyze.py --results-dir $(RESULTS) --corrupted
+
 analyze: $(READY)  ## all tables from all runs, beside the papers'
 	@$(PY) analyze.py --results-dir $(RESULTS)
 
-report: $(READY)  ## the same as a page with figures, results/report.html
-	@$(PY) analyze.py --results-dir $(RESULTS) --report
+report: $(READY)  ## the same as a page with figures and saliency maps, results/report.html
+	@$(PY) analyze.py --results-dir $(RESULTS) --saliency --data-dir $(DATA)
 
-tables: $(READY)  ## the tables of results/reference, and those in the READMEs, from the committed files
+tables: $(READY)  ## the tables of results/reference, and those in README.md and docs/, from the committed files
 	@$(PY) analyze.py --results-dir results/reference > /dev/null
-	@$(PY) reporting/readme_tables.py README.md benchmarks/README.md
+	@$(PY) reporting/readme_tables.py README.md benchmarks/README.md docs/*.md
 
 numbers: $(READY)  ## the next missing runs of results/queue.txt, one a core, into results/reference
 	@$(PY) run_scripts/run_queue.py --data-dir $(DATA)
@@ -83,11 +85,18 @@ test: $(READY)  ## every claim that this repository makes, on the CPU, in a few 
 torture: $(READY)  ## KILLS=600 kills at random moments, every kind of damage to every file; half an hour
 	@OMP_NUM_THREADS=1 $(PY) -m tests.faults $(KILLS:%=--kills %)
 
+test-lowest:  ## the same with the oldest versions that requirements.txt allows, in .venv-lowest; LOWEST=python3.10
+	@$(or $(LOWEST),python3.10) -m venv .venv-lowest
+	@sed 's/>=/==/' requirements.txt > .venv-lowest/requirements.txt
+	@.venv-lowest/bin/python -m pip install --quiet -r .venv-lowest/requirements.txt pytest pytest-randomly pytest-xdist setuptools wheel
+	@$(MAKE) --no-print-directory test PY=.venv-lowest/bin/python
+
 mutate: $(READY)  ## forty small mistakes in the code, drawn by SEED=: does a test notice each? a few minutes
 	@$(PY) tests/mutate.py $(if $(SEED),--seed $(SEED))
 
-lint: $(READY)  ## ruff
+lint: $(READY)  ## ruff, and mypy on the packages dismax and sdde
 	@$(PY) -m ruff check .
+	@$(PY) -m mypy losses
 
 bench: $(READY)  ## speed, against what a user would otherwise run
 	@$(PY) benchmarks/run.py
@@ -118,8 +127,8 @@ $(RESULTS)/%/weights.pt: | $(READY)
 $(RESULTS)/%/metrics.csv: $(RESULTS)/%/weights.pt $(wildcard $(DATA)/*/manifest.json)
 	@$(JOB) $(PY) evaluate.py $(@D) --data-dir $(DATA) $(DEVICE:%=--device %) --if-locked wait
 
-$(VENV)/ready: requirements.txt
+$(VENV)/ready: requirements.txt pyproject.toml
 	@echo "Making $(VENV): PyTorch and the rest, about 3 minutes and, with CUDA, 6 GB"
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt pytest pytest-randomly pytest-xdist ruff
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e '.[dev]'
 	@touch $@

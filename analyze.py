@@ -4,7 +4,10 @@
   python analyze.py --dataset cifar10                           one of them
   python analyze.py --results-dir results/epochs1               another folder of runs (a shortened try, say)
   python analyze.py --report                                    also figures/*.png, and report.html with everything
+  python analyze.py --saliency                                  the report with saliency maps of ensembles, which are
+                                                                computed from their weights and the images
   python analyze.py --corrupted                                 only calibration under corruption
+  python analyze.py --scores ash=DIR                            with a row of scores that others computed
   python analyze.py --check                                     only say whether complete published rows are within
                                                                 their tolerances; fails, naming the cells, if not
 
@@ -21,6 +24,8 @@ Prints, and writes to <results-dir>/tables/ as CSV (tidy), Markdown and LaTeX:
   runs                             one row a run: device, seconds, versions, accuracies (CSV only)
 Runs whose files are damaged, incomplete or disagree are left out and named.
 """
+import utils.threads  # noqa: F401, I001  Ctrl-C while the rest is imported
+
 import argparse
 import gc
 import sys
@@ -32,9 +37,10 @@ from reporting.check import check
 from reporting.comparison import compare, score_sections, scores, sections, tidy
 from reporting.load import read_runs
 from reporting.names import title_of
-from reporting.tables import Table, as_csv, one_line, publish
+from reporting.tables import Table, as_csv, one_line, printable, publish
 from utils.io import UserError, write_text
 from utils.plugins import add_plugin_argument, load_plugins
+from utils.script import run_script
 
 
 def main():
@@ -43,23 +49,60 @@ def main():
     parser.add_argument("--results-dir", type=Path, default=Path("results"))
     parser.add_argument("--dataset", help=f"{', '.join(DATASETS)}, or one of yours")
     parser.add_argument("--report", action="store_true", help="also draw figures and write report.html")
+    parser.add_argument("--saliency", action="store_true", help="as --report, with saliency maps of each ensemble's "
+                        "first seed, computed from its weights and the images in --data-dir")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="only for --saliency")
     parser.add_argument("--corrupted", action="store_true", help="only the tables of calibration under corruption")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a complete published row is off")
+    parser.add_argument("--scores", nargs="+", default=[], type=named_folder, metavar="NAME=DIR", help="folders of "
+                        "<set>.npz with pred, conf and label, from anywhere (OpenOOD's dumps, say), as rows of the "
+                        "tables. NAME: the method, or network/method; the same NAME again is another seed")
     add_plugin_argument(parser)
     args = parser.parse_args()
     gc.disable()  # hundreds of runs are half a million rows, none in a cycle: looking for cycles is a third of the time
-    results = read_runs(args.results_dir, args.dataset or "*")
+    results = read_runs(args.results_dir, args.dataset or "*", needed=not args.scores)
+    for k, (name, folder) in enumerate(args.scores):
+        from reporting.score_files import read_scores  # here, because it imports much of SciPy
+
+        seed = 1 + sum(other == name for other, _ in args.scores[:k])
+        results.runs.append(read_scores(name, folder, seed, args.dataset))
     if args.check:
         lines, outside = check(results.runs, args.dataset)
-        print("\n".join([*lines, *left_out(results)]))
+        print(printable("\n".join([*lines, *left_out(results)])))
         sys.exit(outside > 0)
     pages = list(write_tables(args.results_dir / "tables", results, args.corrupted))
-    print("\n".join([*left_out(results), f"Written to {args.results_dir / 'tables'}/"]))
-    if args.report:
+    print(printable("\n".join([*left_out(results), f"Written to {args.results_dir / 'tables'}/"])))
+    if args.saliency:
+        print("\n".join(compute_saliency(results.runs, args.data_dir)))
+    if args.report or args.saliency:
         from reporting.html import write_report  # here, because it imports matplotlib
 
         write_report(args.results_dir, pages, results)
         print(f"Written to {args.results_dir}/report.html")
+
+
+def named_folder(text):
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
+    return name, path
+
+
+def compute_saliency(runs, data_dir):
+    """Bring saliency.npz of the first seed of each ensemble up to date. Yields what was done, a line each."""
+    from engine.saliency import write_saliency
+
+    seen = set()
+    for run in sorted((run for run in runs if run.members > 1), key=lambda run: run.seed):
+        address = run.id_dataset, run.model, run.method, run.changed
+        if address not in seen:
+            seen.add(address)
+            try:
+                made = write_saliency(run.folder, data_dir)
+            except UserError as error:
+                yield one_line(f"No saliency maps of {run.folder}: {error}")
+            else:
+                yield f"Saliency maps of {run.folder}: {'made' if made else 'there already'}"
 
 
 def left_out(results):
@@ -108,7 +151,7 @@ def openood_tables(dataset, results):
     """The openood benchmark's: every single OOD set; and the comparison, of a data set with ensembles."""
     benchmark, title, name = openood.BENCHMARK, f"{title_of(dataset)}, openood", f"openood_{dataset}"
     runs = [run for run in results.runs if run.id_dataset == dataset]
-    if any(run.members > 1 for run in runs):
+    if any(run.members > 1 or run.from_files for run in runs):
         lines = compare(benchmark, dataset, runs)
         yield Table(name, title, list(sections(benchmark, dataset, lines, results)), benchmark.legend,
                     tidy(dataset, lines))
@@ -136,7 +179,4 @@ def corrupted_tables(dataset, runs):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"analyze.py: {error}")
+    run_script("analyze.py", main)

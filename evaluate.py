@@ -66,6 +66,7 @@ def main():
     for folder in runs:
         with contextlib.ExitStack() as held:
             with distributed.raise_on_all_ranks(UserError):
+                check_finished(folder)
                 if distributed.is_main():
                     held.enter_context(locked(folder, wait=args.if_locked == "wait"))
             evaluate(folder, args, device)
@@ -140,11 +141,15 @@ def up_to_date(run, data_dir):
     return made.exists() and all(path.stat().st_mtime < made.stat().st_mtime for path in sources if path.exists())
 
 
-def evaluate(folder, args, device):
-    """Bring one run's files up to date with the sets that are there."""
+def check_finished(folder):
     if not run_dir.is_finished(folder):
         raise UserError(f"{folder} is not a finished run: it has no weights.pt or no config.json. Train it first: "
                         "python train.py --help")
+
+
+def evaluate(folder, args, device):
+    """Bring one run's files up to date with the sets that are there."""
+    check_finished(folder)  # again, now that nobody else can change it
     run, config = run_dir.load_run(folder)
     check_dataset(run.dataset, args.data_dir)
     splits = OpenSplits(args.data_dir, run.dataset)

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from data.sampling import stream_seed
 from engine import checkpoint, devices, distributed
 from engine.arguments import open_training_sets, parse_arguments, resolve_run
-from engine.batches import batches_of
+from engine.batches import batches_of, train_loader
 from engine.build import build_model, build_training_loss, members_of, shares_batch
 from engine.console import StopSignals, is_watched, say
 from engine.discriminator import discriminator_of
@@ -141,7 +141,7 @@ def train(run, config, sets, device, options, stop, checkpoint_seconds=60, track
 def train_one_epoch(train_step, train_set, outlier_set, run, state, stop, progress):
     """From state.step to the end of the epoch, or to a signal. Metrics add up on the device and are read at the end."""
     recipe, device = run.recipe, train_step.device
-    steps = train_set.steps(recipe.batch_size, recipe.per_class)
+    steps = len(train_loader(train_set, run))
     train_step.training_loss.model.train()
     seed_epoch(run, state, device)
     restore_sums(train_step, state)
@@ -166,7 +166,7 @@ def train_one_epoch(train_step, train_set, outlier_set, run, state, stop, progre
 
 def end_epoch(run, train_step, state, accuracy, model, train_set):
     """Append the epoch's row to state.log and keep the weights of the best epoch."""
-    recipe, steps = run.recipe, train_set.steps(run.recipe.batch_size, run.recipe.per_class)
+    recipe, steps = run.recipe, len(train_loader(train_set, run))
     sums = torch.stack(state.metric_sums).double().sum(0)
     means = dict(zip(train_step.names, (sums / state.images_seen).tolist()))
     for name, value in means.items():

@@ -26,6 +26,7 @@ import torch
 
 from benchmarks import forms, machine, report, run
 from engine import devices
+from utils.environment import environment
 from utils import run_dir
 from utils.io import UserError
 from utils.script import run_script
@@ -58,7 +59,7 @@ def main():
 def check(device, parts, seconds):
     """Run the parts; returns the exit status, 1 when one of them failed."""
     path = ROOT / "results" / f"gpu-check-{report.slug(machine.short_name(device))}.json"
-    content = {**run_dir.environment(), **about(device), "parts": []}
+    content = {**environment(), **about(device), "parts": []}
     print(f"{machine.short_name(device)}, PyTorch {torch.__version__}: about {seconds / 60:.0f} minutes")
     ends = time.monotonic() + seconds
     for name, limit in parts.items():
@@ -139,9 +140,9 @@ def results_of(part, device):
     if kind == "evaluation":
         yield forms.check_evaluation(device)
     elif kind == "bench":
-        measured, environment = machine.measure(device), run_dir.environment()
+        measured, made_with = machine.measure(device), environment()
         for row in run.BENCHES[title].run(measured, device, quick=True):
-            yield report.complete(row, title, measured, environment)
+            yield report.complete(row, title, measured, made_with)
     else:
         yield from forms.check_step(forms.CASES[title], device, compiled="--compile" in kind)
 

@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+import recipes
 from benchmarks.timing import alternate, summary
 from data.datasets import CATALOG
-from data.loaders import ResidentImages
+from data.loaders import ResidentImages, TrainLoader
 
 BATCH = 64
 
@@ -36,10 +37,11 @@ def run(machine, device, quick):
     labels = rng.integers(0, 10, 50_000)
     resident = ResidentImages(images, labels, device, 32, (CATALOG["cifar10"].mean, CATALOG["cifar10"].std))
     few = 5_000 if quick else 10_000
+    loader = TrainLoader(resident, recipes.DISMAX_CIFAR10.changed(batch_size=BATCH), seed=1)
     epochs = iter(range(1, 1000))
 
     def ours():
-        return sum(len(targets) for _, targets in resident.train_batches(BATCH, 1, next(epochs), 4, True))
+        return sum(len(targets) for _, targets in loader.epoch(next(epochs)))
 
     def with_workers(workers):
         loader = torch.utils.data.DataLoader(

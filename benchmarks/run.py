@@ -32,7 +32,7 @@ from benchmarks import (
 )
 from benchmarks.machine import measure
 from engine import devices
-from utils import run_dir
+from utils.environment import environment
 from utils.io import UserError
 from utils.script import run_script
 
@@ -45,18 +45,18 @@ def main():
     if unknown := [name for name in chosen if name not in BENCHES]:
         raise UserError(f"there is no bench {unknown[0]!r}: choose from {', '.join(BENCHES)}")
     device, quick = devices.choose(os.environ.get("DEVICE")), bool(os.environ.get("QUICK"))
-    machine, environment = measure(device), run_dir.environment()
+    machine, made_with = measure(device), environment()
     print(f"{machine}\n")
     path = report.path_of(machine, quick)
     for name in chosen:
         started, rows = time.perf_counter(), []
         for row in BENCHES[name].run(machine, device, quick):
-            rows.append(report.complete(row, name, machine, environment))
+            rows.append(report.complete(row, name, machine, made_with))
             if sys.stderr.isatty():  # the table comes at the end
                 print(f"{time.perf_counter() - started:5.0f} s  {'  '.join(report.cells(rows[-1])[:4])}",
                       file=sys.stderr)
         print(report.table(rows, "simple", report.TERMINAL_WIDTHS) + "\n")
-        report.merge(path, rows, list(BENCHES), machine, environment)
+        report.merge(path, rows, list(BENCHES), machine, made_with)
     print(f"Written to {path} and {path.with_suffix('.json').name}")
 
 

@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 
 from data import transforms
 from data.image_crops import Crops, collate, collate_arrays
-from data.loaders import Trainable
 from data.sampling import rank_slice
 from utils.io import OUT_OF_RESOURCES, UserError, system_error
 
@@ -19,7 +18,7 @@ SHARED_MEMORY = "/dev/shm"
 PREFETCHED = 4  # batches a worker
 
 
-class FolderImages(Trainable):
+class FolderImages:
     """RandomResizedCrop and flip to train; resize the shorter side to size/0.875 and centre crop to test.
 
     Args:
@@ -33,19 +32,14 @@ class FolderImages(Trainable):
     `unreadable` has the files that could not be read so far, `cmyk` those that were CMYK (made RGB, as always).
     """
 
-    def __init__(self, files, labels, device, size, normalization, class_names=None, on_unreadable="stop", workers=None,
-                 on_bad_image=None, decode=None):
+    def __init__(self, files, labels, device, size, normalization, class_names=None, on_unreadable="stop",
+                 workers=None):
         self.files, self.labels = list(files), torch.tensor(labels, dtype=torch.int64)
         self.size, self.device, self.classes = size, device, class_names
         self.mean, self.std = (torch.tensor(values, device=device) for values in normalization)  # (3) each
-        self.on_unreadable = on_bad_image or on_unreadable
+        self.on_unreadable = on_unreadable
         self.workers = min(os.cpu_count(), 16) if workers is None else workers
         self.unreadable, self.cmyk = {}, set()
-
-    @property
-    def bad(self):
-        """The former name of `unreadable`, until every caller uses the new one."""
-        return self.unreadable
 
     def __len__(self):
         return len(self.files)

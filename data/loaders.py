@@ -13,19 +13,15 @@ from data.splits import Split, available, digest_of, labels_of, names_of, read_s
 __all__ = ["OutlierLoader", "ResidentImages", "TrainLoader", "available", "digest_of", "labels_of", "names_of",
            "open_set", "open_split", "read_split"]
 
-resized = resize_arrays  # the former name, until every caller uses the new one
 
-
-def open_set(name, split, data_dir, device, id_dataset=None, normalization=None, *, like=None, statistics=None,
-             **loader_options):
+def open_set(name, split, data_dir, device, id_dataset=None, normalization=None, **loader_options):
     """The images of a split of a set; as open_split.
 
     Args:
         id_dataset: the in-distribution set whose image size, and normalization by default, the images get; by default
             the set itself.
     """
-    return open_split(Split.open(name, split, data_dir, id_dataset or like), device, normalization or statistics,
-                      **loader_options)
+    return open_split(Split.open(name, split, data_dir, id_dataset), device, normalization, **loader_options)
 
 
 def open_split(split, device, normalization=None, **loader_options):
@@ -102,20 +98,7 @@ class OutlierLoader:
                 start += 1
 
 
-class Trainable:
-    """The former interface of ResidentImages and FolderImages, until every caller uses TrainLoader."""
-
-    def steps(self, batch_size, per_class=0):
-        return steps_of(len(self), batch_size, per_class)
-
-    def train_batches(self, batch_size, seed, epoch, padding, flip, start=0, members=1, per_class=0, shard=(0, 1),
-                      order=("shuffle", 0)):
-        index = epoch_order(self.labels, seed, epoch, members, batch_size, per_class, *order)
-        slices = batch_slices(index.shape[1], batch_size, start, shard, per_class or 1)
-        return self.augmented(index, slices, seed, epoch, padding, flip)
-
-
-class ResidentImages(Trainable):
+class ResidentImages:
     """A whole split on the device as uint8, cropped and flipped there in batch.
 
     Everything random about an epoch is drawn at its start, on the CPU.

@@ -96,5 +96,3 @@ def rank_slice(count, shard, unit=1):
     units = -(-count // unit)
     return slice(min(units * k // n * unit, count), min(units * (k + 1) // n * unit, count))
 
-
-share = rank_slice  # the former name, until every caller uses the new one

@@ -105,6 +105,9 @@ def resolve_run(args):
     with value_error_is_users():
         published = recipe_of(args.dataset, base, method, args.model)
         recipe = published.changed(**{name: getattr(args, name) for name, *_ in flags()})
+    if method.outliers != "none" and recipe.outlier_batch < 1:
+        raise UserError(f"--outlier-batch must be at least 1 with --outliers {method.outliers}, got "
+                        f"{recipe.outlier_batch}")
     name = name_of(base, method)
     folder = run_folder(args.results_dir, args.dataset, args.model, name, args.seed)
     return Run(folder, args.dataset, args.model, name, args.seed, method, recipe), published

@@ -3,6 +3,7 @@ import io
 import zipfile
 
 import torch
+from safetensors.torch import load_file
 
 from utils.io import UserError, memory_error, system_error, write_bytes
 
@@ -20,11 +21,13 @@ def as_bytes(state):
 
 
 def load_state(path):
-    """What save_state wrote, on the CPU; never runs code from the file.
+    """What save_state wrote, or the tensors of a .safetensors file, on the CPU; never runs code from the file.
 
     FileNotFoundError when it is missing, UserError when it is damaged or cannot be read.
     """
     try:
+        if str(path).endswith(".safetensors"):
+            return load_file(path)
         check_whole(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, UserError):

@@ -16,7 +16,7 @@ def choose(name=None):
     else:
         try:
             device = torch.device(name)
-            torch.empty(1, device=device)
+            torch.ones(1, device=device).item()  # "meta" has no numbers
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"the device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     if device.type == "cpu":

@@ -10,6 +10,7 @@ import torch
 from engine import checkpoint
 from engine.build import build_model
 from utils import run_dir
+from utils.environment import environment
 from utils.io import UserError
 
 CIFAR_RESNET = [(r"conv1\.", "stem.0."), (r"bn1\.", "stem.1."), (r"layer(\d)\.", lambda m: f"layers.{int(m[1]) - 1}.")]
@@ -113,5 +114,5 @@ def adopt(run, num_classes, state, source, digest):
         **run.record(), "overrides": {"weights": {"published": "trained by the recipe", "used": "not trained here"}},
         "weights_from": {"source": source, "sha256": digest}, "data": {}, "num_classes": num_classes,
         "parameters": sum(p.numel() for p in network.parameters()), "best_epoch": run.recipe.epochs, **unknown,
-        "sessions": [{"device": "none, not trained here", **run_dir.environment()}]})
+        "sessions": [{"device": "none, not trained here", **environment()}]})
     checkpoint.save_state(run.folder / "weights.pt", network.state_dict())

@@ -2,6 +2,7 @@
 from engine import devices, distributed
 from engine.console import say
 from utils import run_dir
+from utils.environment import environment
 from utils.io import UserError
 from utils.lock import LockedError, locked
 
@@ -41,7 +42,7 @@ def take_folder(run, config, fresh, if_locked, held):
 
 def record_session(run, config, state, device, options, model):
     session = {"from_epoch": state.epoch, "device": devices.describe(device),
-               "ranks": distributed.rank_and_world_size()[1], **options.record(), **run_dir.environment()}
+               "ranks": distributed.rank_and_world_size()[1], **options.record(), **environment()}
     config = {**config, "parameters": sum(p.numel() for p in model.parameters()),
               "sessions": [*config.get("sessions", []), session]}
     if distributed.is_main():

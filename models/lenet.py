@@ -1,9 +1,13 @@
 """LeNet for 28×28 images of three channels, as SDDE trains it (grayscale digits arrive as three equal channels)."""
+import torch
 import torch.nn.functional as F
 from torch import nn
 
 from . import fast_lenet
 from .network import Network
+
+# while torch.export makes a graph: the plain form is what other runtimes do best
+is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # PyTorch 2.6 has only the latter
 
 
 class LeNet(Network):
@@ -21,7 +25,7 @@ class LeNet(Network):
     def stages(self, images):
         if images.shape[1:] != (3, self.image_size, self.image_size):
             raise ValueError(f"LeNet takes images (B, 3, 28, 28), got {tuple(images.shape)}")
-        if images.device.type == "cpu":
+        if images.device.type == "cpu" and not is_exporting():
             return fast_lenet.stages(self, images)  # the same numbers up to rounding, in half the time
         first = F.max_pool2d(F.relu(self.conv1(images)), 2)  # (B, 6, 14, 14)
         second = F.max_pool2d(F.relu(self.conv2(first)), 2)  # (B, 16, 5, 5)

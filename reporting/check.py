@@ -5,6 +5,7 @@ of its columns there are as many seeds as the paper had, by the published recipe
 """
 import math
 from collections import Counter
+from typing import NamedTuple
 
 from reporting import dismax, openood
 from reporting.comparison import compare
@@ -14,26 +15,43 @@ from reporting.verdicts import OUTSIDE
 BENCHMARKS = (dismax.BENCHMARK, openood.BENCHMARK)
 
 
+class Row(NamedTuple):
+    """A published row: why it is not judged, short reason → in words; its cells; and those outside, in words."""
+
+    title: str
+    why: dict
+    cells: list
+    outside: list
+
+
 def check(runs, dataset=None):
     """(lines to print, number of cells outside their tolerance) of all published rows, or of those on one data set."""
-    text, outside, judged, reasons, total = [], 0, 0, [], 0
+    rows = list(rows_of(runs, dataset))
+    text = []
+    for row in rows:
+        text += [f"{OUTSIDE}  {line}" for line in row.outside]
+        if row.why and "no run" not in row.why:
+            text.append(f"not judged  {row.title}: {'; '.join(row.why.values())}")
+    judged, outside = sum(not row.why for row in rows), sum(len(row.outside) for row in rows)
+    reasons = Counter(reason for row in rows for reason in row.why)
+    said = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    text.append(f"{len(rows)} published rows: {judged} judged, {outside} cells outside their tolerance; "
+                f"{len(rows) - judged} not judged" + (f" ({said}; a row can have several reasons)" if said else ""))
+    return text, outside
+
+
+def rows_of(runs, dataset=None):
+    """A Row for each published row, or for those on one data set."""
     for benchmark in BENCHMARKS:
         rows = [row for row in benchmark.papers() if row["method"] and dataset in (None, row["id_dataset"])]
-        total += len(rows)
         lines = {name: compare(benchmark, name, runs) for name in dict.fromkeys(row["id_dataset"] for row in rows)}
         for row in rows:
             own = [line for line in lines[row["id_dataset"]] if line.protocol.published
                    and (line.model, line.method) == (row["model"], row["method"])]
             why, cells = judge(own)
-            off = [] if why else [cell for cell in cells if cell.verdict == OUTSIDE]
             title = f"{row['id_dataset']}, {title_of(row['model'])}, {row['title']}"
-            text += [f"{OUTSIDE}  {title}, {in_words(cell)}" for cell in off]
-            text += [f"not judged  {title}: {'; '.join(why.values())}"] if why and "no run" not in why else []
-            outside, judged, reasons = outside + len(off), judged + (not why), [*reasons, *why]
-    said = ", ".join(f"{count} {reason}" for reason, count in Counter(reasons).most_common())
-    text.append(f"{total} published rows: {judged} judged, {outside} cells outside their tolerance; "
-                f"{total - judged} not judged" + (f" ({said}; a row can have several reasons)" if said else ""))
-    return text, outside
+            off = [] if why else [f"{title}, {in_words(cell)}" for cell in cells if cell.verdict == OUTSIDE]
+            yield Row(title, why, cells, off)
 
 
 def judge(lines):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reporting.load import OWN_SCORE
 from reporting.names import in_order, is_known, title_of
 from reporting.notes import notes_of
 from reporting.tables import Section
@@ -119,6 +120,8 @@ def found_in(run, benchmark, protocol, column):
     """[(value, note)] of a column's sets in one run. A value with a note is one that the release leaves out."""
     metric = protocol.metrics(column.metric)
     score = "" if column.group == "id" else protocol.score(run.id_dataset, run.method, column.group)
+    if run.from_files and score:
+        score = OWN_SCORE
     if metric is None or score is None:
         return []
     cells = run.cells(benchmark.name, protocol.checkpoint, metric, score)
@@ -187,7 +190,8 @@ def label_of(line, seeds):
     if line.protocol.published and not line.is_published:
         name = "release's protocol"
     of_paper = f"/{int(line.paper['seeds'])}" if line.paper else ""
-    label = f"ours, {name}, n = {seeds}{of_paper}"
+    ours = "scores from files" if any(run.from_files for run in line.runs) else "ours"
+    label = f"{ours}, {name}, n = {seeds}{of_paper}"
     if line.changed:
         label += f", {'SHORTENED' if 'epochs' in line.changed else 'CHANGED'}: {line.changed}"
     return label

@@ -1,29 +1,35 @@
-"""results/report.html: the tables and, for each network, pictures of its runs (`python analyze.py --report`)."""
+"""results/report.html: of each data set a picture, the verdicts, figures and tables (`python analyze.py --report`)."""
 import html
 
-import numpy as np
-
-from data.datasets import OUTLIERS
-from metrics.calibration import cross_fitted_logits, probabilities_of
-from metrics.detection import detection_metrics
 from reporting import plots
+from reporting.check import rows_of
 from reporting.comparison import grouped
-from reporting.names import dismax_score, in_order, title_of
+from reporting.figures import pictures, summaries
+from reporting.names import title_of
 from reporting.tables import one_line
 from utils.io import write_text
 
-STYLE = """:root { color-scheme: light dark; --line: #8886; --stripe: #8881; --soft: #888 }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 0 auto; padding: 1rem }
-h1 { border-bottom: 2px solid var(--line) } nav ul { columns: 20rem }
-.table { overflow-x: auto } table { border-collapse: collapse; margin: .5rem 0 }
-td, th { padding: .2em .8em; text-align: left; white-space: nowrap }
-thead { border-bottom: 2px solid var(--line) } tbody tr:nth-child(even) { background: var(--stripe) }
-figure { margin: 1rem 0 } img { max-width: 100%; background: white }
-.legend { color: var(--soft); font-size: .9rem }"""
+STYLE = """:root { color-scheme: light dark; --back: #fff; --text: #1b1d21; --soft: #5d6470; --line: #c9ced6;
+  --stripe: #f4f5f7; --link: #0b57d0; --good: #1a7f37; --bad: #c62828 }
+@media (prefers-color-scheme: dark) { :root { --back: #16181c; --text: #e3e5e8; --soft: #a2a8b3; --line: #474c55;
+  --stripe: #1f2227; --link: #8ab4f8; --good: #58c777; --bad: #ff7b72 } }
+* { box-sizing: border-box }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 0 auto; padding: 1rem; background: var(--back);
+  color: var(--text); overflow-wrap: anywhere }
+a { color: var(--link) } h2 { border-bottom: 2px solid var(--line); margin-top: 3rem } h3 { margin-top: 2.2rem }
+nav ul { padding: 0; margin: .2rem 0 } nav li { display: inline-block; margin-right: 1.4rem }
+nav h4 { margin: .8rem 0 0 } nav h3 { margin: 1rem 0 0 }
+.table, .picture { overflow-x: auto; max-width: 100% } .picture img { max-width: max(100%, 44rem) }
+table { border-collapse: collapse; margin: .5rem 0; font-size: .92rem; overflow-wrap: normal }
+td, th { padding: .25em .8em; text-align: left; white-space: nowrap; background: var(--back) }
+td:first-child, th:first-child { position: sticky; left: 0; max-width: 12rem; white-space: normal }
+thead th { border-bottom: 2px solid var(--line) } tbody tr:nth-child(even) td { background: var(--stripe) }
+figure { margin: 1.2rem 0 } figcaption, .legend, .soft { color: var(--soft); font-size: .9rem }
+.good { color: var(--good) } .bad { color: var(--bad); font-weight: 600 }"""
 
 
 def write_report(results_dir, pages, results):
-    """Figures to results_dir/figures/, and the page: its contents, and of each data set the pictures, then the tables.
+    """Figures to results_dir/figures/, and the page.
 
     Args:
         pages: (data set, [(its title, name and HTML of a table)]) in order.
@@ -31,65 +37,76 @@ def write_report(results_dir, pages, results):
     """
     contents, body = [], []
     for dataset, tables in pages:
-        title = html.escape(one_line(title_of(dataset)))
-        links = "".join(f'<li><a href="#{html.escape(name, quote=True)}">{html.escape(one_line(heading))}</a></li>'
-                        for heading, name, _ in tables)
-        contents.append(f"<h2>{title}</h2><ul>{links}</ul>")
-        body.append(f"<h1>{title}</h1>")
-        of_set = [run for run in results.runs if run.id_dataset == dataset]
-        for (model, changed), chosen in grouped(of_set, lambda run: (run.model, run.changed)):
-            for picture, what in pictures(results_dir, dataset, model, chosen):
-                caption = html.escape(one_line(f"{title_of(model)}{f', {changed}' if changed else ''}: {what}"))
-                body.append(f'<figure><figcaption>{caption}</figcaption><img src="figures/'
-                            f'{html.escape(picture.name, quote=True)}" alt="{caption}"></figure>')
-        body += [table for _, _, table in tables]
-    left_out = "".join(f"<li>{html.escape(one_line(f'{run.folder}: {run.reason}'))}</li>" for run in results.left_out)
-    body += [f"<h1>Left out</h1><ul>{left_out}</ul>"] if left_out else []
+        links, parts = section(results_dir, dataset, tables, [run for run in results.runs if run.id_dataset == dataset])
+        contents.append(f"<h4>{text(title_of(dataset))}</h4><ul>" + "".join(
+            f'<li><a href="#{text(name)}">{text(heading)}</a></li>' for name, heading in links) + "</ul>")
+        body += parts
+    left_out = "".join(f"<li>{text(f'{run.folder}: {run.reason}')}</li>" for run in results.left_out)
+    body += [f"<h2>Left out</h2><ul>{left_out}</ul>"] if left_out else []
+    count = len(results.runs)
     write_text(results_dir / "report.html", "\n".join([
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
-        "<title>Results: OOD detection and calibration</title>",
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">', f"<title>{TITLE}</title>",
         '<meta name="viewport" content="width=device-width, initial-scale=1">', f"<style>{STYLE}</style></head><body>",
-        "<h1>Results</h1><nav>", *contents, "</nav>", *body, "</body></html>\n"]))
+        f"<h1>{TITLE}</h1>", f"<p>{count} run{'s' * (count != 1)}. The note under a table says which runs and images "
+        "it is made of. A table that is wider than the page scrolls to the side.</p>",
+        "<nav><h3>Contents</h3>", *contents, "</nav>", *body, "</body></html>\n"]))
 
 
-def pictures(results_dir, dataset, model, runs):
-    """Draw one network's figures: the first seed's logits (last epoch), every seed's log; of ensembles and of what is
-    not there nothing. Yields (path, what it shows)."""
-    histograms, reliability, curves = {}, {}, {}
-    for method in in_order({run.method for run in runs if run.members == 1}):
-        own, title = [run for run in runs if run.method == method], title_of(method)
-        if logs := [([row["epoch"] for row in run.log], [row["selection_acc"] for row in run.log])
-                    for run in own if run.log]:
-            curves[title] = logs
-        score = dismax_score(dataset, method, "far")
-        scored = saved_scores(own[0].folder, dataset, score)
-        if dataset not in scored or not (own[0].folder / "logits" / f"{dataset}.npz").exists():
-            continue  # results/reference: neither scores nor logits are committed
-        logits, labels = saved_logits(own[0].folder, dataset)
-        inside = scored.pop(dataset)
-        aurocs = {title_of(name): detection_metrics(inside, values)["auroc"] for name, values in scored.items()}
-        histograms[title] = score, inside, {title_of(name): values for name, values in scored.items()}, aurocs
-        reliability[title] = {"T = 1": (probabilities_of(logits), labels), "T cross-fitted": (
-            probabilities_of(cross_fitted_logits(logits, labels)[0]), labels)}
-    changed = "_changed" if runs[0].changed else ""
-    for draw, methods, what in (
-        (plots.score_histograms, histograms, "scores"), (plots.reliability_diagrams, reliability, "reliability"),
-        (plots.training_curves, curves, "training"),
-    ):
-        path = results_dir / "figures" / f"{dataset}_{model}{changed}_{what}.png"
-        if methods:
-            draw(path, f"{title_of(dataset)}, {title_of(model)}", methods)
-            yield path, what
+def section(results_dir, dataset, tables, runs):
+    """[(anchor, heading)] and the HTML of one data set: overview and verdicts, tables, figures."""
+    overview = anchor(f"{dataset}-overview")
+    drawn = [(anchor(picture.name), picture) for picture in figures(dataset, runs)]
+    links = [(overview, "overview and verdicts"), *((name, heading) for heading, name, _ in tables),
+             *((name, picture.title) for name, picture in drawn)]
+    parts = [f"<h2>{text(title_of(dataset))}</h2>", f'<h3 id="{text(overview)}">Overview and verdicts</h3>',
+             *(figure(results_dir, picture) for picture in summaries(dataset, runs)), verdicts(runs, dataset),
+             *(table for _, _, table in tables),
+             *(f'<h3 id="{text(name)}">{text(picture.title)}</h3>{figure(results_dir, picture, titled=False)}'
+               for name, picture in drawn)]
+    return links, parts
 
 
-def saved_scores(run, dataset, score):
-    """set → (n) scores, of the in-distribution set and of its OOD sets, of the last epoch's checkpoint."""
-    names = [dataset, *(name for group in OUTLIERS.get(dataset, {}).values() for name in group)]
-    paths = {name: run / "scores" / score / f"{name}.npz" for name in names}
-    return {name: np.load(path)["conf"] for name, path in paths.items() if path.exists()}
+TITLE = "Out-of-distribution detection and calibration: results"
 
 
-def saved_logits(run, dataset):
-    """(n, C) float64 of the last epoch's checkpoint on the in-distribution set, and the labels (n)."""
-    content = np.load(run / "logits" / f"{dataset}.npz")
-    return content["logits"].mean(0).astype(np.float64), content["labels"]
+def text(words):
+    return html.escape(one_line(words), quote=True)
+
+
+def anchor(name):
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
+
+
+def figures(dataset, runs):
+    for (model, changed), chosen in grouped(runs, lambda run: (run.model, run.changed)):
+        yield from (picture._replace(caption=picture.caption + f" CHANGED RECIPE: {changed}." * bool(changed))
+                    for picture in pictures(dataset, model, chosen))
+
+
+def figure(results_dir, picture, titled=True):
+    """Draw a Picture, light and dark, and return its HTML."""
+    path = results_dir / "figures" / f"{anchor(picture.name)}.png"
+    plots.save(path, picture.draw)
+    caption = f"{picture.title}. {picture.caption}" if titled else picture.caption
+    return (f'<figure><figcaption>{text(caption)}</figcaption><div class="picture" tabindex="0"><picture><source '
+            f'srcset="figures/{plots.dark(path).name}" media="(prefers-color-scheme: dark)"><img '
+            f'src="figures/{path.name}" alt="{text(picture.title)}"></picture></div></figure>')
+
+
+def verdicts(runs, dataset):
+    """A line a published row that has runs: within its tolerances, outside, or not judged and why."""
+    rows = list(rows_of(runs, dataset))
+    lines = []
+    for row in rows:
+        if row.outside:
+            lines += [f'<li><span class="bad">outside tolerance</span>: {text(line)}</li>' for line in row.outside]
+        elif not row.why:
+            lines.append(f'<li><span class="good">within tolerance</span>: {text(row.title)}, all {len(row.cells)} '
+                         f"published columns, n = {row.cells[0].ours_n}</li>")
+        elif "no run" not in row.why:
+            lines.append(f'<li>not judged: {text(row.title)}: {text("; ".join(row.why.values()))}</li>')
+    absent = sum("no run" in row.why for row in rows)
+    if not rows:
+        return '<p class="soft">No paper has numbers for this data set.</p>'
+    more = f'<p class="soft">{absent} of {len(rows)} published rows have no run.</p>' if absent else ""
+    return f"<ul>{''.join(lines)}</ul>{more}"

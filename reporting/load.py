@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils import run_dir
-from utils.io import UserError
+from utils.io import UserError, system_error
 
 # what config.json of a finished run must hold: entry → the type of its value; those that may also be null
 WANTED = {"run": dict, "method": dict, "recipe": dict, "overrides": dict, "sessions": list, "best_epoch": int,
           "parameters": int}
+OWN_SCORE = "own score"  # of scores from files
 NULLABLE = ("best_accuracy", "last_accuracy", "train_seconds", "wall_clock_seconds")
 
 
@@ -52,6 +53,11 @@ class Run:
         return self._cells.get((benchmark, checkpoint, metric, score), {})
 
     @property
+    def from_files(self):
+        """Whether it is no run of ours but scores that others computed, see score_files.py."""
+        return self.config.get("score_files", False)
+
+    @property
     def members(self):
         return self.config["method"]["members"]
 
@@ -69,23 +75,30 @@ class Results(NamedTuple):
     left_out: list  # of LeftOut
 
 
-def read_runs(results_dir, dataset="*"):
-    """Results of every evaluated run below a folder, or of those on one data set. UserError when there is none."""
+def read_runs(results_dir, dataset="*", needed=True):
+    """Results of every evaluated run below a folder, or of those on one data set. UserError when there is none and one
+    is needed."""
     results_dir = Path(results_dir)
     runs, left_out = [], []
     for folder in run_dir.find_runs(results_dir, dataset):
         try:
             runs.append(_read_run(folder))
         except (UserError, OSError) as error:
-            left_out.append(_left_out(folder, str(error)))
+            left_out.append(_left_out(folder, _in_words(error).replace(f"{folder}/", "")))
     refused = _copies(runs)
     left_out += [_left_out(folder, reason) for folder, reason in refused.items()]
     runs = [run for run in runs if run.folder not in refused]
-    if not runs and not left_out:
+    if needed and not runs and not left_out:
         where = results_dir if dataset == "*" else results_dir / dataset
         raise UserError(f"no evaluated run below {where}. "
                         "`make demo` makes some in a minute, `make reproduce-cifar10` the paper's")
     return Results(runs, left_out)
+
+
+def _in_words(error):
+    if isinstance(error, UserError):
+        return str(error)
+    return str(system_error(error, error.filename) or f"{error.filename}: {error.strerror}")
 
 
 def _left_out(folder, reason):
@@ -98,13 +111,17 @@ def _address(run):
 
 def _copies(runs):
     """folder → reason, of runs that two folders hold, of which nobody can say which is right, and of runs that lie in
-    the folder of another. The same run: of one address, or with one log, whose seconds are never the same twice."""
-    by_address, by_log, refused = defaultdict(list), defaultdict(list), {}
+    the folder of another. The same run: of one address, with one log, whose seconds are never the same twice, or with
+    the same metrics, which have hundreds of digits."""
+    by_address, by_log, by_metrics, refused = defaultdict(list), defaultdict(list), defaultdict(list), {}
     for run in runs:
         by_address[_address(run)].append(run)
         if run.log:
             by_log[tuple(tuple(row.values()) for row in run.log)].append(run)
-    for what, groups in (("the same seed", by_address), ("the same log.csv", by_log)):
+        if run.rows:
+            by_metrics[hash(tuple(run.rows))].append(run)
+    for what, groups in (("the same seed", by_address), ("the same log.csv", by_log),
+                         ("the same metrics.csv", by_metrics)):
         for copies in (copies for copies in groups.values() if len(copies) > 1):
             names = " and ".join("/".join(run.folder.parts[-4:]) for run in copies)
             for run in copies:
@@ -126,8 +143,10 @@ def _read_run(folder):
     changed = ", ".join(f"{field} {change['used']} (published {change['published']})"
                         for field, change in config["overrides"].items())
     log = [] if config["train_seconds"] is None else _log(folder, config)
-    return Run(folder, run["dataset"], run["model"], run["method"], run["seed"], changed, config, log,
-               run_dir.read_metrics(folder))
+    rows = run_dir.read_metrics(folder)
+    if others := {row[1] for row in rows if row[2] == "id"} - {run["dataset"]}:
+        raise UserError(f"metrics.csv has in-distribution images of {', '.join(sorted(others))}: it is of another run")
+    return Run(folder, run["dataset"], run["model"], run["method"], run["seed"], changed, config, log, rows)
 
 
 def _config(folder):
@@ -156,8 +175,11 @@ def _foreign(config):
     run, sessions = config["run"], config["sessions"]
     if not (all(_is(run.get(name), str) for name in ("dataset", "model", "method")) and _is(run.get("seed"), int)):
         return "run does not say dataset, model, method and seed"
-    if not (_is(config["recipe"].get("epochs"), int) and _is(config["method"].get("members"), int)):
-        return "the epochs of its recipe or the members of its method are missing"
+    if not all(_is(count, int) and count > 0 for count in (
+            config["recipe"].get("epochs"), config["method"].get("members"), config["parameters"])):
+        return "the epochs of its recipe, the members of its method or its parameters are missing or not positive"
+    if any(config[entry] is not None and config[entry] < 0 for entry in NULLABLE):
+        return "a time or an accuracy is negative"
     if not (sessions and all(_is(session, dict) and "device" in session for session in sessions)):
         return "its sessions do not say on which device"
     if not all(_is(change, dict) and {"used", "published"} <= set(change) for change in config["overrides"].values()):
@@ -184,7 +206,12 @@ def _log(folder, config):
     epochs, best = config["recipe"]["epochs"], config["best_epoch"]
     if [row.get("epoch") for row in rows] != list(range(1, epochs + 1)):
         raise UserError(f"log.csv has {len(rows)} epochs, config.json {epochs}: it was not trained to its end")
-    told = [rows[epoch - 1].get("selection_acc") for epoch in (best, epochs)] if 1 <= best <= epochs else []
+    accuracies = [row.get("selection_acc", -1) for row in rows]
+    if not all(0 <= accuracy <= 1 for accuracy in accuracies):
+        raise UserError("log.csv has an accuracy that is missing or not between 0 and 1")
+    if 1 <= best <= epochs and accuracies[best - 1] < max(accuracies):
+        raise UserError(f"log.csv has a better accuracy than that of epoch {best}, the best one by config.json")
+    told = [accuracies[epoch - 1] for epoch in (best, epochs)] if 1 <= best <= epochs else []
     if told != [config["best_accuracy"], config["last_accuracy"]]:
         raise UserError("log.csv and config.json disagree on the best or the last accuracy: they are of different runs")
     return rows

@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 
 from reporting.comparison import grouped
+from reporting.load import OWN_SCORE
 from reporting.names import dismax_score, in_order, sdde_score, title_of
 from reporting.openood import COMMON_SCORE
 from reporting.tables import Section
@@ -57,6 +58,8 @@ def _rows_of_method(dataset, runs, place, address):
 
 def own_score(dataset, run, group):
     """The release's score for a method, under the benchmark's name for it; the common score where there is none."""
+    if run.from_files:
+        return OWN_SCORE
     if run.members == 1:
         return OF_SINGLE.get(dismax_score(dataset, run.method, group), COMMON_SCORE)
     return sdde_score(dataset, run.method) or COMMON_SCORE

@@ -40,9 +40,9 @@ def columns(dataset, runs):
 
 
 def includes(run):
-    """Ensembles, and SoftMax beside them. The other single networks have the dismax tables; those of scores and of sets
-    have all."""
-    return run.members > 1 or run.method == "softmax"
+    """Ensembles, SoftMax beside them, and scores from files. The other single networks have the dismax tables; those of
+    scores and of sets have all."""
+    return run.members > 1 or run.method == "softmax" or run.from_files
 
 
 def _published_metric(metric):

@@ -45,7 +45,7 @@ def compare(dataset, runs):
         scripts use the same score), all in points of AUROC but the share, and `paper`, the paper's difference.
     """
     rows, published = [], [row for row in papers.sdde() if row["id_dataset"] == dataset]
-    runs = [run for run in runs if run.id_dataset == dataset and includes(run)]
+    runs = [run for run in runs if run.id_dataset == dataset and includes(run) and not run.from_files]
     for (model, changed), part in grouped(runs, lambda run: (run.model, run.changed)):
         theirs = {row["method"]: row for row in published if row["model"] == model and not changed}
         des = {run.seed: run for run in part if run.method == "de"}

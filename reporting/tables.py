@@ -23,6 +23,8 @@ LATEX = str.maketrans({
     "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": "$<$", ">": "$>$", "|": "$|$", "±": r"$\pm$",
     "Δ": r"$\Delta$", "−": "$-$", "†": r"$\dagger$", "–": "--", "τ": r"$\tau$", "×": r"$\times$", "≤": r"$\leq$",
     "·": r"$\cdot$", "²": "$^2$", "√": r"$\surd$"})
+ASCII = str.maketrans({"±": "+-", "Δ": "delta", "−": "-", "†": "+", "–": "-", "τ": "tau", "×": "x", "≤": "<=", "·": "*",
+                       "²": "^2", "√": "sqrt", "…": "..."})
 MARKDOWN = re.compile(r"[\\`|<>\[\]$&]|(?<!\w)_|_(?!\w)|\*(?=\S)|(?<=\S)\*")
 
 
@@ -50,7 +52,7 @@ class Table:
 def publish(table, folder):
     """Write a table to folder/<name>.csv, .md and .tex, print it if it is to be shown, and return it as HTML."""
     if table.shown:
-        print(terminal(table, terminal_width()))
+        print(printable(terminal(table, terminal_width())))
     write_text(folder / f"{table.name}.csv", as_csv(table.tidy))
     write_text(folder / f"{table.name}.md", markdown(table))
     write_text(folder / f"{table.name}.tex", latex(table))
@@ -88,14 +90,14 @@ def latex(table):
 
 def as_html(table):
     anchor = html.escape(table.name, quote=True)
-    parts = [f'<h2 id="{anchor}">{html.escape(one_line(table.title))}</h2>']
+    parts = [f'<h3 id="{anchor}">{html.escape(one_line(table.title))}</h3>']
     for name, headers, rows, note in table.sections:
         cells = [[one_line(cell) for cell in row] for row in rows]
         drawn = tabulate(cells, [one_line(cell) for cell in headers], tablefmt="html", disable_numparse=True)
-        parts.append(f'<h3>{html.escape(one_line(name))}</h3><div class="table">{drawn}</div>'
+        parts.append(f'<h4>{html.escape(one_line(name))}</h4><div class="table" tabindex="0">{drawn}</div>'
                      f"<p>{html.escape(one_line(note))}</p>")
     legend = "".join(f"<p>{html.escape(line)}</p>" for line in paragraphs(table.legend).split("\n\n"))
-    return "\n".join([*parts, f'<div class="legend">{legend}</div>'])
+    return "\n".join([*parts, f'<details class="legend"><summary>How to read it</summary>{legend}</details>'])
 
 
 # ---- on the terminal ----
@@ -105,6 +107,13 @@ def terminal_width():
     if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit():
         return shutil.get_terminal_size().columns
     return None
+
+
+def printable(text):
+    """The text for standard output: of a terminal or file that is not UTF-8 only ASCII, which every one shows."""
+    if (sys.stdout.encoding or "").lower().replace("-", "") == "utf8":
+        return text
+    return text.translate(ASCII).encode("ascii", "replace").decode()
 
 
 def terminal(table, width=None):

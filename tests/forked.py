@@ -30,7 +30,8 @@ def run(words, cwd, env=None, timeout=None, input=""):
             process.kill()
             process.join()
             raise subprocess.TimeoutExpired(words, timeout)
-        return subprocess.CompletedProcess(words, process.exitcode, *(path.read_text() for path in outputs))
+        return subprocess.CompletedProcess(words, process.exitcode, *(
+            path.read_text(errors="backslashreplace") for path in outputs))
 
 
 def start(words, cwd, env=None):

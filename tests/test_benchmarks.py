@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import train_batches
 
 from benchmarks import evaluation, head_loss, input_pipeline, scoring, timing, training
 from benchmarks.machine import Machine, copy_bandwidth, matrix_rate
@@ -91,7 +92,7 @@ def test_both_pipelines_make_the_same_kind_of_batch():
     images = np.random.default_rng(0).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
     mean, std = CATALOG["cifar10"].mean, CATALOG["cifar10"].std
     torch.manual_seed(0)
-    ours = ResidentImages(images, np.arange(n), CPU, 32, (mean, std)).train_batches(64, 1, 1, 4, True)
+    ours = train_batches(ResidentImages(images, np.arange(n), CPU, 32, (mean, std)), 64, 1, 1, 4, True)
     theirs = torch.utils.data.DataLoader(input_pipeline.PILImages(images, np.arange(n)), 64, shuffle=True)
     padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)))
     views = np.lib.stride_tricks.sliding_window_view(padded, (32, 32), (1, 2))  # (n, 9, 9, 3, 32, 32)

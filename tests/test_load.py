@@ -34,6 +34,25 @@ def change_log(run, old, new):
     (run / "log.csv").write_text((run / "log.csv").read_text().replace(old, new))
 
 
+def folder_in_place_of(path):
+    path.unlink()
+    path.mkdir()
+
+
+def change_metrics(run, change):
+    lines = (run / "metrics.csv").read_text().splitlines(keepends=True)
+    (run / "metrics.csv").write_text("".join(map(change, lines)))
+
+
+def signed(run, *rows):
+    """Rows with the closing line that fits them, as a mistaken or forging writer would leave them."""
+    refuse, run_dir._refuse_impossible = run_dir._refuse_impossible, lambda rows, path: None
+    try:
+        run_dir.write_metrics(run, rows)
+    finally:
+        run_dir._refuse_impossible = refuse
+
+
 @pytest.mark.parametrize("damage, reason", [
     (lambda run: (run / "config.json").write_text("{"), "is damaged"),
     (lambda run: (run / "config.json").write_bytes(b"\xff\xfe\x00"), "is damaged"),
@@ -41,6 +60,7 @@ def change_log(run, old, new):
     (lambda run: (run / "config.json").write_text("[]"), "is damaged (it holds a list)"),
     (lambda run: (run / "config.json").write_text("{}"), "run is missing"),
     (lambda run: (run / "config.json").unlink(), "it has no config.json"),
+    (lambda run: folder_in_place_of(run / "config.json"), "could not read config.json: Is a directory"),
     (lambda run: change_config(run, run={"dataset": "mnist", "model": "lenet", "loss": "de", "seed": 1}),
      "run does not say dataset, model, method and seed"),
     (lambda run: change_config(run, best_epoch=None), "best_epoch is missing or of another type"),
@@ -48,9 +68,16 @@ def change_log(run, old, new):
     (lambda run: change_config(run, overrides={"lr": 3}), "an override does not say"),
     (lambda run: change_config(run, sessions=[]), "its sessions do not say"),
     (lambda run: change_config(run, recipe={}), "the epochs of its recipe"),
+    (lambda run: change_config(run, method={"members": 0}), "the members of its method"),
+    (lambda run: change_config(run, train_seconds=-5), "a time or an accuracy is negative"),
     (lambda run: cut(run / "log.csv"), "log.csv"),
     (lambda run: cut(run / "log.csv", 0), "log.csv has 0 epochs, config.json 300"),
     (lambda run: (run / "log.csv").unlink(), "it has no log.csv"),
+    (lambda run: folder_in_place_of(run / "log.csv"), "could not read log.csv: Is a directory"),
+    (lambda run: folder_in_place_of(run / "metrics.csv"), "could not read metrics.csv: Is a directory"),
+    (lambda run: change_log(run, "\n7,0.5", "\n7,1.5"), "an accuracy that is missing or not between 0 and 1"),
+    (lambda run: change_log(run, "\n7,0.5", "\n7,nan"), "an accuracy that is missing or not between 0 and 1"),
+    (lambda run: change_log(run, "\n7,0.5", "\n7,0.75"), "a better accuracy than that of epoch 1"),
     (lambda run: change_log(run, "0.5", "half"), "log.csv is damaged"),
     (lambda run: change_log(run, "\n7,", "\n8,"), "not trained to its end"),
     (of_another_seed, "log.csv and config.json disagree"),
@@ -58,6 +85,12 @@ def change_log(run, old, new):
     (lambda run: cut(run / "metrics.csv"), "is incomplete or was changed"),
     (lambda run: cut(run / "metrics.csv", 0), "is damaged or empty"),
     (lambda run: (run / "metrics.csv").write_bytes(2 * (run / "metrics.csv").read_bytes()), "was changed"),
+    (lambda run: change_metrics(run, lambda line: line.replace("auroc,0.", "auroc,0.1")), "was changed"),
+    (lambda run: change_metrics(run, lambda line: "" if "fpr95" in line else line), "is incomplete or was changed"),
+    (lambda run: signed(run, ("openood", "svhn", "far", "best", "minmax", "auroc", 1.5)), "which cannot be"),
+    (lambda run: signed(run, ("openood", "svhn", "far", "best", "minmax", "auroc", float("nan"))), "which cannot be"),
+    (lambda run: signed(run, *2 * [("openood", "svhn", "far", "best", "minmax", "auroc", 0.5)]), "has a row twice"),
+    (lambda run: signed(run, ("openood", "cifar10", "id", "best", "", "accuracy", 0.5)), "images of cifar10"),
     (lambda run: change_config(run, run={"dataset": "mnist", "model": "lenet", "method": "ncl", "seed": 1}),
      "its config.json is that of mnist/lenet/ncl/seed1: it was moved or copied"),
 ])
@@ -86,6 +119,10 @@ def test_a_copied_folder_is_no_seed(tmp_path):
                for run in results.left_out)
     change_config(run_of(tmp_path, 2), run={"dataset": "mnist", "model": "lenet", "method": "de", "seed": 2})
     assert all("the same log.csv is in 2 folders" in run.reason for run in read_runs(tmp_path).left_out)
+    ensemble(tmp_path, "de", 2, 0.95)
+    assert not read_runs(tmp_path).left_out
+    shutil.copy(run_of(tmp_path, 1) / "metrics.csv", run_of(tmp_path, 2) / "metrics.csv")
+    assert ["the same metrics.csv is in 2 folders" in run.reason for run in read_runs(tmp_path).left_out] == 2 * [True]
     shutil.rmtree(run_of(tmp_path, 2))
     assert [run.seed for run in read_runs(tmp_path).runs] == [1, 3]
 

@@ -10,12 +10,12 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, script
+from conftest import ROOT, script, train_batches
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from data.loaders import ResidentImages
-from data.sampling import class_balanced, share
+from data.sampling import class_balanced, rank_slice
 from engine import checkpoint
 
 # train.py or evaluate.py in float64, in which two orders of summing agree to ten digits, and a mistake does not
@@ -142,7 +142,7 @@ def test_all_processes_end_with_the_message(tmp_path, data_dir, float64):
 
 @pytest.mark.parametrize("count, n", [(10, 3), (2, 5), (0, 2), (64, 8)])
 def test_shares_are_everything_once(count, n):
-    parts = [list(range(count))[share(count, (k, n))] for k in range(n)]
+    parts = [list(range(count))[rank_slice(count, (k, n))] for k in range(n)]
     assert sum(parts, []) == list(range(count))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -152,8 +152,8 @@ def test_resident_shares_put_together_are_the_batch():
     images, labels = rng.integers(0, 256, (37, 8, 8, 3), dtype=np.uint8), np.arange(37) % 5
     data = ResidentImages(images, labels, torch.device("cpu"), 8, ((0.5,) * 3, (0.5,) * 3))
     for members in (1, 3):
-        whole = list(data.train_batches(10, 1, 1, 2, True, members=members))
-        shares = [list(data.train_batches(10, 1, 1, 2, True, members=members, shard=(k, 4))) for k in range(4)]
+        whole = list(train_batches(data, 10, 1, 1, 2, True, members=members))
+        shares = [list(train_batches(data, 10, 1, 1, 2, True, members=members, rank=(k, 4))) for k in range(4)]
         for k, (inputs, targets) in enumerate(whole):
             assert torch.equal(inputs, torch.cat([s[k][0] for s in shares], -4))
             assert torch.equal(targets, torch.cat([s[k][1] for s in shares], -1))

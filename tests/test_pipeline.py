@@ -1,10 +1,7 @@
 """From logits to tables: what evaluate.py and analyze.py write, what they never mix, and the commands around them."""
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -118,75 +115,6 @@ def test_a_set_prepared_later_is_added_without_running_the_network_again(results
 def test_evaluating_what_is_not_finished_is_refused(tmp_path):
     done = script("evaluate.py", tmp_path, check=False)
     assert done.returncode == 1 and "is not a finished run: it has no weights.pt" in done.stderr
-
-
-# ---- detect.py and example.py ----
-
-def write_digits(data_dir, folder, count):
-    from PIL import Image
-
-    images = np.load(data_dir / "digits/test.npz")["images"]
-    for k in range(count):
-        Image.fromarray(images[k, ..., 0]).save(folder / f"{k:03}.png")
-
-
-@pytest.mark.parametrize("loss", ["dismax_fpr", "softmax"])
-def test_detect_answers_as_the_logits_say(results_dir, data_dir, tmp_path, loss):
-    """Pictures of the test set, saved as files: class, score, probability and answer of the dump's logits under the
-    package's head; the share turned away is what was asked for; an unreadable file is named."""
-    run, score = run_of(results_dir, loss), {"dismax_fpr": "MMLES", "softmax": "MPS"}[loss]
-    write_digits(data_dir, tmp_path, 419)
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "cut.jpg").write_bytes(b"\xff\xd8\xff")
-    done = script("detect.py", run, tmp_path, "--device", "cpu", "--reject-rate", 10, check=False)
-    assert done.returncode == 1 and "cut.jpg cannot be read" in done.stderr and "Traceback" not in done.stderr
-    (tmp_path / "answers.csv").write_text(done.stdout)
-    answers = pd.read_csv(tmp_path / "answers.csv")
-    logits = torch.from_numpy(np.load(run / "logits" / "digits.npz")["logits"][0]).double()
-    assert answers["class"].tolist() == logits.argmax(1).tolist() == answers.class_name.tolist()
-    fitted = json.loads((run / "calibration.json").read_text())["last"]
-    scores = SCORES[score](logits / fitted["temperature"])
-    assert answers.score.tolist() == pytest.approx(scores.tolist(), abs=1e-3)
-    probabilities = (logits / fitted["temperature"]).softmax(1).amax(1)
-    assert answers.probability.tolist() == pytest.approx(probabilities.tolist(), abs=2e-4)
-    assert ((answers.score >= answers.threshold) == (answers.answer == "in")).all()
-    assert (answers.answer == "out").mean() == pytest.approx(0.1, abs=0.005)
-
-
-def test_detect_answers_for_several_runs_names_of_a_pipe_and_in_json(results_dir, data_dir, tmp_path):
-    runs = [run_of(results_dir, loss) for loss in ("dismax_fpr", "softmax")]
-    write_digits(data_dir, tmp_path, 2)
-    names = "".join(f"{tmp_path}/{k:03}.png\n" for k in range(2))
-    done = script("detect.py", *runs, "-", "--json", "--device", "cpu", input=names)
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["run"] for row in rows] == [str(run) for run in runs] * 2
-    assert set(rows[0]) == {"run", "file", "class", "class_name", "probability", "score", "threshold", "answer"}
-
-
-@pytest.mark.parametrize("words, message", [
-    (["--reject-rate", "101"], "from 0 to 100"),
-    (["--score", "MLES"], "choose from"),
-])
-def test_detect_refuses_in_words(results_dir, words, message):
-    done = script("detect.py", run_of(results_dir), "x.png", *words, check=False)
-    assert done.returncode in (1, 2) and message in done.stderr and "Traceback" not in done.stderr
-
-
-def test_the_example_page_learns():
-    said = script("example.py").stdout
-    accuracy, confidence, auroc, asked, inside, outside = map(float, re.findall(r"([0-9.]+)%", said))
-    assert accuracy > 97 and abs(accuracy - confidence) < 3 and auroc > 90
-    assert abs(inside - asked) < 3 and outside > 50
-
-
-def test_the_losses_are_a_package_of_their_own(tmp_path):
-    """As `pip install .` lays it out: `dismax`, with nothing of ours beside it and torch alone beneath it."""
-    shutil.copytree(ROOT / "losses", tmp_path / "dismax")
-    code = ("import sys, torch; before = set(sys.modules); import dismax; "
-            "print(sorted({m.split('.')[0] for m in set(sys.modules) - before})); "
-            "print(dismax.DisMaxLossFirstPart(4, 3)(torch.ones(2, 4)).shape)")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.splitlines() == ["['dismax']", "torch.Size([2, 3])"], done.stderr
 
 
 # ---- analyze.py ----
@@ -320,60 +248,6 @@ def test_the_report_is_a_page_with_pictures(results_dir):
 def test_no_runs_says_what_to_type(tmp_path):
     done = script("analyze.py", "--results-dir", tmp_path, check=False)
     assert done.returncode == 1 and "make demo" in done.stderr and "Traceback" not in done.stderr
-
-
-# ---- make and shell ----
-
-def make(*words, cwd=ROOT, **environment):
-    return subprocess.run(["make", *words], cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment})
-
-
-def test_make_runs_what_is_missing_and_nothing_twice(data_dir, tmp_path):
-    """The real Makefile: one shortened run; nothing the second time; evaluation only, once a set has changed."""
-    words = ["runs", "DATASET=digits", "MODELS=lenet", "LOSSES=isomax", "SEEDS=1", "EPOCHS=1", f"PY={sys.executable}",
-             f"DATA={data_dir}", f"RESULTS={tmp_path}", "DEVICE=cpu", "-j2"]
-    first = make(*words)
-    assert first.returncode == 0, first.stderr
-    run = tmp_path / "digits/lenet/isomax/seed1"
-    assert (run / "metrics.csv").exists() and "1 epochs in" in first.stdout
-    again = make(*words)
-    assert again.returncode == 0 and "epochs" not in again.stdout and " metrics" not in again.stdout
-    (data_dir / "digits/manifest.json").touch()
-    after = make(*words)
-    assert after.returncode == 0 and " metrics" in after.stdout and "1 epochs in" not in after.stdout
-
-
-def test_the_published_commands_work_from_anywhere(tmp_path):
-    """What each would do (make -n): its data set, network, losses and seeds, from the root and from elsewhere."""
-    networks = ("densenetbc100", "resnet34", "wideresnet2810")
-    names = {f"run_{dataset}_{model}.sh" for dataset in ("cifar10", "cifar100") for model in networks}
-    names |= {"run_imagenet1k_resnet18.sh"}
-    for name in names:
-        _, dataset, model = name.removesuffix(".sh").split("_")
-        seeds = 1 if dataset == "imagenet1k" else 5
-        for path, cwd in ((f"./{name}", ROOT), (ROOT / name, tmp_path), (ROOT / "run_scripts" / name, tmp_path)):
-            done = subprocess.run([path, "-n", f"PY={sys.executable}", "RESULTS=/nonexistent"], cwd=cwd,
-                                  capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-            assert done.stdout.count(f"train.py --dataset {dataset} --model {model}") == 5 * seeds, name
-            assert f"analyze.py --dataset {dataset}" in done.stdout
-    done = subprocess.run([ROOT / "analyze.sh", "--help"], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "PY": sys.executable})
-    assert done.returncode == 0 and "--results-dir" in done.stdout
-
-
-def test_a_shortened_try_never_stands_in_for_the_real_run():
-    done = make("-n", "runs", "DATASET=cifar10", "MODELS=resnet34", "LOSSES=softmax", "SEEDS=1", "EPOCHS=1",
-                f"PY={sys.executable}")
-    assert "--results-dir results/epochs1" in done.stdout and "--epochs 1" in done.stdout
-
-
-def test_make_help_lists_every_target():
-    """What is .PHONY is a target for people, but for the two that other targets and scripts call; each is explained."""
-    declared = re.findall(r"^\.PHONY:(.*)$", (ROOT / "Makefile").read_text(), re.M)
-    listed = dict(re.findall(r"^make (\S+) +(.*)$", make("help").stdout, re.M))
-    assert set(listed) == {target for line in declared for target in line.split()} - {"runs", "blocks"}
-    assert {"demo", "test", "reproduce-imagenet200", "report", "tables"} <= set(listed) and all(listed.values())
 
 
 def test_every_set_of_a_benchmark_has_a_title_of_its_own():

@@ -214,12 +214,16 @@ def test_a_full_disk_leaves_the_last_epoch_whole(tmp_path, data_dir, undisturbed
     (["--std", "0.5", "0.5", "0"], "--std must be three numbers, all positive, got (0.5, 0.5, 0.0)"),
     (["--select-on", "train"], "--select-on must be test or openood, got train"),
     (["--learning-rate", "1"], "unrecognized arguments: --learning-rate 1"),
+    (["--device", "meta"], "the device 'meta' cannot be used here"),
+    (["--workers", "-1"], "argument --workers: must be 0 or more, got -1"),
+    (["--loss", "de", "--outliers", "digits", "--outlier-batch", "0"], "--outlier-batch must be at least 1"),
     (["--lr", "1e20"], "the training loss of"),
 ])
 def test_bad_input_is_refused_in_words(tmp_path, data_dir, changes, message):
     done = script(*COMMAND, "--epochs", 2, *changes, "--data-dir", data_dir, "--results-dir", tmp_path, check=False)
     assert done.returncode in (1, 2) and "Traceback" not in done.stderr
-    assert message in done.stderr.replace("'", "").replace("device cuda:99", "device 'cuda:99'")
+    assert message in done.stderr.replace("'", "").replace("device cuda:99", "device 'cuda:99'").replace(
+        "device meta", "device 'meta'")
     assert not list(tmp_path.rglob("weights.pt"))
 
 

@@ -168,5 +168,3 @@ def human_bytes(size):
             return f"{size / factor:.{digits}f} {unit}"
     return f"{size} bytes"
 
-
-written_whole = atomic_write  # the former name, until every caller uses the new one

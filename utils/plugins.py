@@ -34,6 +34,8 @@ def load(path):
     if not path.is_file():
         raise UserError(f"--plugin {path}: there is no such file")
     spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None:
+        raise UserError(f"--plugin {path}: its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # so that its classes can be pickled
     try:

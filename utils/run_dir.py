@@ -12,18 +12,15 @@ results/<dataset>/<model>/<method>/seed<k>/
 import csv
 import functools
 import hashlib
-import importlib.metadata
 import io
 import json
 import math
 import os
-import platform
 import shutil
-import subprocess
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from utils.io import UserError, system_error, write_text, written_whole
+from utils.io import UserError, atomic_write, system_error, write_text
 from utils.recipe import Method, Recipe
 
 IDENTITY_KEYS = ("run", "recipe", "data")  # the entries of config.json that make a run that run
@@ -173,7 +170,7 @@ def write_log(folder, rows):
 
 
 def write_table(path, rows):
-    with written_whole(path, "w") as file:
+    with atomic_write(path, "w") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -231,7 +228,7 @@ def write_metrics(run, rows):
     writer.writerows([METRIC_COLUMNS, *rows])
     digest = hashlib.sha256(text.getvalue().encode()).hexdigest()
     writer.writerow(("", "", "", "", "", "rows", len(rows), f"sha256:{digest}"))
-    with written_whole(run / "metrics.csv") as file:
+    with atomic_write(run / "metrics.csv") as file:
         file.write(text.getvalue().encode())
 
 
@@ -282,23 +279,3 @@ def _refuse_impossible(rows, path):
 @functools.lru_cache
 def _limits(metric):
     return next((limits for name, limits in LIMITS.items() if metric.startswith(name)), (-math.inf, math.inf))
-
-
-# ---- the environment ----
-
-def environment():
-    """What besides the recipe a number may depend on."""
-    return {
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in ("torch", "torchvision", "numpy")},
-    }
-
-
-def _git(*words):
-    try:
-        here = Path(__file__).resolve().parents[1]
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

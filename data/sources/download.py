@@ -55,7 +55,10 @@ def fetch(url, target, md5, size=0, policy=None):
     fetched once more from the beginning. UserError when it cannot be had; what is wrong is never kept.
     """
     policy = policy or RETRY
-    scheme, host, *_ = urllib.parse.urlsplit(url)
+    try:
+        scheme, host, *_ = urllib.parse.urlsplit(url)
+    except ValueError as error:
+        raise UserError(f"{url} could not be fetched: {error}") from error
     if why := _unreachable.get(host) or _unreachable.get(f"{scheme}://{host}"):
         raise UserError(f"{url} could not be fetched: {why}")
     part = target.with_name(target.name + ".part")
@@ -96,8 +99,9 @@ def _receive(url, part, size, policy):
     headers = {"User-Agent": "dismax-sdde-reproduction", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    request, watchdog = urllib.request.Request(url, headers=headers), Watchdog(policy.timeout)
+    watchdog = Watchdog(policy.timeout)
     try:
+        request = urllib.request.Request(url, headers=headers)
         with watchdog, open_url(request, policy.timeout, watchdog) as answer:
             if answer.status == 206 and not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
                 part.unlink(missing_ok=True)
@@ -120,6 +124,8 @@ def _receive(url, part, size, policy):
         if watchdog.fired or isinstance(error, TimeoutError):
             raise _TryAgain(f"nothing came for {policy.timeout:g} seconds, or next to nothing") from error
         raise _TryAgain(f"the connection broke ({error or type(error).__name__})") from error
+    except ValueError as error:  # an address that is none, also of a redirect
+        raise UserError(f"{url} could not be fetched: {error}") from error
 
 
 def content_length(url, headers):

@@ -1,9 +1,4 @@
-"""The catalog as a Markdown table, for README.md:  python data/sources/readme_table.py > table.md
-
-README has it between `<!-- data table -->` and `<!-- end -->`; a test compares. `--into README.md` puts it there.
-"""
-import argparse
-import re
+"""The catalog as a Markdown table: python data/sources/readme_table.py. `make tables` puts it into docs/data.md."""
 import sys
 from pathlib import Path
 
@@ -13,23 +8,14 @@ from data.datasets import CATALOG, CORRUPTED, EXPOSURE, OPENOOD, OUTLIERS
 from data.sources.plan import disk_size, download_size, files_of, size_in_words
 from data.sources.registry import SOURCES
 from data.sources.sklearn_digits import MAKERS
-from utils.io import UserError, human_bytes, write_text
+from utils.io import human_bytes
 from utils.script import run_script
 
-BETWEEN = re.compile(r"(<!-- data table -->\n).*?(<!-- end -->)", re.S)
 SPEED = 12.5e6  # bytes a second: 100 Mbit/s
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--into", type=Path, metavar="FILE", help="replace what stands between the two marks")
-    args = parser.parse_args()
-    if not args.into:
-        return print(markdown(), end="")
-    text = args.into.read_text()
-    if not BETWEEN.search(text):
-        raise UserError(f"{args.into} has no <!-- data table --> … <!-- end -->")
-    write_text(args.into, BETWEEN.sub(lambda marks: marks[1] + markdown() + marks[2], text))
+    print(markdown(), end="")
 
 
 def markdown():

@@ -98,7 +98,7 @@ def strange():
     text = PngImagePlugin.PngInfo()
     text.add_text("Comment", "x" * (3 << 20), zip=True)
     return {
-        "bomb.png": saved(Image.new("1", (20_000, 20_000))), "announced.png": png(2**31 - 1, 2**31 - 1),
+        "bomb.png": png(20_000, 20_000), "announced.png": png(2**31 - 1, 2**31 - 1),
         "text.png": saved(Image.new("RGB", (40, 40)), pnginfo=text), "empty.png": b"", "html.jpg": b"<html></html>",
         "long.png": saved(Image.new("L", (1_000_000, 1))), "high.png": saved(Image.new("RGB", (1, 1_000_000))),
         "long.jpg": saved(Image.new("RGB", (65_500, 1)), "JPEG"), "no_size.png": png(0, 0),

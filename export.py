@@ -1,0 +1,93 @@
+"""Export a run for use elsewhere: weights, settings, calibration, a model card, and on request one graph of all of it.
+
+  python export.py results/digits/lenet/dismax/seed1 exported/digits --onnx --torch-export
+  python detect.py exported/digits photo.jpg                       the folder answers as the run does
+
+DIR gets model.safetensors (the last epoch's state dict), config.json (with class names), calibration.json (temperature
+and thresholds), README.md (the model card); with --onnx model.onnx and with --torch-export model.pt2: uint8 images
+(N, 3 or 1, H, W) in; logits, probability, score and in_distribution, at the reject rate, out. Both are compared with
+PyTorch before anything is written. The run must have been evaluated.
+"""
+import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its settings when it is loaded
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from detect import RunReader
+from engine import checkpoint
+from engine.build import score_functions
+from engine.exported import DetectorGraph, write_onnx, write_program
+from recipes import score_of
+from reporting.model_card import model_card
+from utils import run_dir
+from utils.io import UserError, write_text
+from utils.plugins import add_plugin_argument, load_plugins
+from utils.script import run_script
+
+GRAPHS = ("model.onnx", "model.pt2")
+
+
+def main():
+    load_plugins()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run that evaluate.py has been at")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="where to; an earlier export there is replaced")
+    parser.add_argument("--onnx", action="store_true", help="also model.onnx (pip install '.[onnx]')")
+    parser.add_argument("--torch-export", action="store_true", help="also model.pt2, for torch.export.load")
+    parser.add_argument("--score", choices=list(score_functions()), help="by default the paper's for the run's method")
+    parser.add_argument("--reject-rate", type=float, default=5, metavar="PER_CENT", help="of in-distribution images to "
+                        "turn away in the graphs (default 5)")
+    add_plugin_argument(parser)
+    args = parser.parse_args()
+    if not 0 <= args.reject_rate <= 100:
+        raise UserError(f"--reject-rate is a number of per cent from 0 to 100, got {args.reject_rate:g}")
+    if (args.folder / "weights.pt").exists() or args.folder.exists() and not args.folder.is_dir():
+        raise UserError(f"{args.folder} is a run or a file: choose another folder to export to")
+    try:
+        rows = run_dir.read_metrics(args.run)
+    except FileNotFoundError:
+        raise UserError(f"{args.run} has no metrics.csv: python evaluate.py {args.run}") from None
+    args.folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=args.folder.parent, prefix=".export") as part:
+        export(args, rows, Path(part))
+        args.folder.mkdir(exist_ok=True)
+        for name in ("config.json", *GRAPHS):  # of an earlier export; without config.json a folder is none
+            (args.folder / name).unlink(missing_ok=True)
+        for path in sorted(Path(part).iterdir(), key=lambda path: path.name == "config.json"):
+            os.replace(path, args.folder / path.name)
+    print(f"{args.folder}: {', '.join(sorted(path.name for path in args.folder.iterdir()))}")
+
+
+def export(args, rows, folder):
+    """Write all files of an export into an empty folder."""
+    rate, (run, config) = args.reject_rate / 100, run_dir.load_run(args.run)
+    reader = RunReader(args.run, args.score, rate, torch.device("cpu"))  # UserError without a fitting calibration
+    state = checkpoint.load_state(args.run / "weights.pt")
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors")
+    made = run_dir.read_json(args.run / "calibration.json")["last"]
+    digest = run_dir.file_digest(folder / "model.safetensors")
+    run_dir.write_json(folder / "calibration.json", {"last": {**made, "weights": digest}})
+    score = args.score or score_of(run.name)
+    about = {"class_names": reader.images["class_names"], "size": reader.images["size"], "score": score,
+             "reject_rate": rate, "threshold": reader.threshold, "temperature": made["temperature"],
+             "mean": list(run.recipe.mean), "std": list(run.recipe.std)}
+    run_dir.write_json(folder / "config.json", {**config, "images": reader.images, "detection": about})
+    graph = DetectorGraph(reader.detector, run.recipe.mean, run.recipe.std, rate).eval()
+    checks = {}
+    if args.onnx:
+        checks["model.onnx"] = write_onnx(graph, about["size"], folder / "model.onnx", about)
+    if args.torch_export:
+        checks["model.pt2"] = write_program(graph, about["size"], folder / "model.pt2", about)
+    for name, check in checks.items():
+        print(f"{name} answers as PyTorch does on {check.images} images: largest difference "
+              f"{check.largest_difference:.1e} of the largest value")
+    write_text(folder / "README.md", model_card(run, config, rows, made, about, list(checks)))
+
+
+if __name__ == "__main__":
+    run_script("export.py", main)

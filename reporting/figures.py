@@ -1,0 +1,169 @@
+"""What the report's figures show: from the runs of one network to the data of reporting/plots.py.
+
+Only what lies in the run folders is read: log.csv, scores/, logits/ and saliency.npz. What is not there is not drawn.
+"""
+import math
+import zipfile
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from metrics.calibration import cross_fitted_logits, probabilities_of
+from metrics.detection import detection_metrics
+from reporting import dismax, openood, plots
+from reporting.comparison import compare
+from reporting.names import dismax_score, in_order, sdde_score, title_of
+
+DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+GROUPS = ("near", "far", "very_far", "ood")
+SALIENCY = {"sets", "groups", "images", "maps", "predicted", "correlations", "mean_correlations"}  # engine/saliency.py
+
+
+class Picture(NamedTuple):
+    name: str  # of its file, without .png
+    title: str
+    caption: str  # after the title: sentences
+    draw: object  # () → a matplotlib Figure
+
+
+def summaries(dataset, runs):
+    """A Picture a benchmark and network: ours beside the paper's numbers, by the published protocol."""
+    for benchmark, name in ((dismax.BENCHMARK, "DisMax's benchmark"), (openood.BENCHMARK, "openood benchmark")):
+        lines = compare(benchmark, dataset, runs)
+        if benchmark is openood.BENCHMARK and not any(run.members > 1 for line in lines for run in line.runs):
+            continue
+        for model in dict.fromkeys(line.model for line in lines):
+            if columns := summary_columns([line for line in lines if line.model == model]):
+                beside = any(math.isfinite(row[1]) for rows in columns.values() for row in rows)
+                yield Picture(f"{dataset}_{model}_{benchmark.name}_summary",
+                              f"{title_of(model)}, {name}{': ours beside the paper' * beside}",
+                              "Mean and standard deviation over n seeds, by the paper's protocol.",
+                              partial(plots.summary, columns))
+
+
+def summary_columns(lines):
+    """{column: [(method, paper's mean, std, our mean, std)]} of detection columns that have numbers of ours.
+
+    Each method and recipe once: by the published protocol, or by the first one that it has.
+    """
+    first = {}
+    for line in lines:
+        if line.runs or any(math.isfinite(cell.paper) for cell in line.cells):
+            first.setdefault((line.title, line.changed), line)
+    columns = {}
+    for k, cell in enumerate(lines[0].cells):
+        if "AUROC" in cell.column or "AUPR" in cell.column:
+            rows = []
+            for (title, changed), line in first.items():
+                cell, n = line.cells[k], len(line.runs)
+                title += f"{', changed recipe' * bool(changed)}{f', n = {n}' if n else ''}"
+                rows.append((title, cell.paper, cell.paper_std, cell.ours, cell.ours_std))
+            if any(math.isfinite(row[3]) for row in rows):
+                columns[cell.column] = rows
+    return columns
+
+
+def pictures(dataset, model, runs):
+    """The Pictures of one network's runs, all by one recipe."""
+    name, network = f"{dataset}_{model}" + "_changed" * bool(runs[0].changed), title_of(model)
+    first = {}  # method → the first seed's run
+    for method in in_order({run.method for run in runs}):
+        first[method] = min((run for run in runs if run.method == method), key=lambda run: run.seed)
+    scored = {title_of(method): found for method, run in first.items() if (found := scores_of(dataset, run))}
+    which = "First seed, last epoch, whole test sets"
+    if scored:
+        yield Picture(f"{name}_scores", f"{network}: scores of test images", f"{which}, temperature 1.",
+                      partial(plots.score_histograms, scored))
+        yield Picture(f"{name}_roc", f"{network}: receiver operating characteristic", f"{which}, temperature 1.",
+                      partial(plots.roc_curves, scored))
+    if calibrated := {title_of(method): found for method, run in first.items() if (found := calibration_of(run))}:
+        yield Picture(f"{name}_reliability", f"{network}: reliability", f"{which}. Accuracy by confidence, and the "
+                      "number of samples. A hollow point stands for fewer than ten. T cross-fitted: by NLL on the "
+                      "other half of the test images.", partial(plots.reliability_diagrams, calibrated))
+    if curves := curves_of(runs):
+        yield Picture(f"{name}_training", f"{network}: training", "Error on the images that the best epoch is chosen "
+                      "by, a line a seed.", partial(plots.training_curves, curves))
+    yield from saliency(name, network, first)
+
+
+# ---- data of the figures ----
+
+def arrays(path):
+    """The arrays of an .npz file; {} when it is missing or damaged."""
+    try:
+        with np.load(path) as content:
+            return {key: content[key] for key in content.files}
+    except DAMAGED:
+        return {}
+
+
+def scores_of(dataset, run):
+    """(score's name, in-distribution scores, {set: (group, scores, AUROC)}) of a run's dumps, or None."""
+    score = dismax_score(dataset, run.method, "far") if run.members == 1 else sdde_score(
+        dataset, run.method) or openood.COMMON_SCORE
+    dumps = {path.stem: arrays(path).get("conf") for path in sorted((run.folder / "scores" / score).glob("*.npz"))}
+    dumps = {name: conf for name, conf in dumps.items() if conf is not None and conf.size and np.isfinite(conf).all()}
+    if dataset not in dumps or len(dumps) < 2:
+        return None
+    groups = {row[1]: row[2] for row in run.rows if row[2] in GROUPS}
+    inside = dumps.pop(dataset)
+    ordered = sorted(dumps, key=lambda name: (*GROUPS, "").index(groups.get(name, "")))
+    return score, inside, {title_of(name): (groups.get(name, ""), dumps[name],
+                                            detection_metrics(inside, dumps[name])["auroc"]) for name in ordered}
+
+
+def calibration_of(run):
+    """{label: (probabilities, labels)} before and after calibration, from a run's logits; {} without them."""
+    content = arrays(run.folder / "logits" / f"{run.id_dataset}.npz")
+    if not {"logits", "labels"} <= content.keys() or len(content["labels"]) < 2:
+        return {}
+    logits, labels = content["logits"].mean(0).astype(np.float64), content["labels"]  # (N, n, C) → (n, C)
+    return {"T = 1": (probabilities_of(logits), labels),
+            "T cross-fitted": (probabilities_of(cross_fitted_logits(logits, labels)[0]), labels)}
+
+
+def curves_of(runs):
+    """{images: {method: [(epochs, accuracies)]}}"""
+    curves = {}
+    for method in in_order({run.method for run in runs}):
+        for run in runs:
+            if run.method == method and run.log:
+                where = f"{run.config.get('selection_split') or 'test'} images"
+                curves.setdefault(where, {}).setdefault(title_of(method), []).append(
+                    ([row["epoch"] for row in run.log], [row["selection_acc"] for row in run.log]))
+    return curves
+
+
+# ---- saliency ----
+
+def saliency(name, network, first):
+    """Pictures of the ensembles' saliency maps: DE's and SDDE's, or those of the first two that have any, on the same
+    images; and the correlations of all.
+
+    Args:
+        first: method → the run to show.
+    """
+    found = {method: content for method, run in first.items()
+             if run.members > 1 and (content := arrays(run.folder / "saliency.npz")).keys() >= SALIENCY}
+    found = {method: content for method, content in found.items()
+             if np.array_equal(content["images"], next(iter(found.values()))["images"])}
+    if not found:
+        return
+    reference = next(iter(found.values()))
+    sets = [f"{'in-distribution' if group == 'id' else group.replace('_', ' ')}: {title_of(str(one))}"
+            for group, one in zip(reference["groups"], reference["sets"])]
+    shown = [(k, j) for k in range(len(sets)) for j in range(2 if len(sets) < 5 else 1)]
+    pair = [method for method in ("de", "gradcam") if method in found]
+    pair = pair if len(pair) == 2 else list(found)[:2]
+    maps = {title_of(method): [tuple(found[method][key][k, j] for key in ("maps", "correlations", "predicted"))
+                               for k, j in shown] for method in pair}
+    rows = [(sets[k].replace(": ", ":\n"), reference["images"][k, j]) for k, j in shown]
+    yield Picture(f"{name}_saliency", f"{network}: saliency maps", "First seed, best epoch. GradCAM of each member for "
+                  "the class that the ensemble predicts, and the correlations of members' maps (red +1, white 0, blue "
+                  "−1; a map that is 0 everywhere has correlation 0).", partial(plots.saliency_maps, rows, maps))
+    correlations = {title_of(method): content["mean_correlations"] for method, content in found.items()}
+    count = reference["mean_correlations"].shape[1]
+    yield Picture(f"{name}_saliency_correlation", f"{network}: correlation of members' saliency maps",
+                  f"Mean over pairs of members, a point an image, {count} images a set at most. The bar is one "
+                  "standard deviation over images.", partial(plots.saliency_correlations, sets, correlations))

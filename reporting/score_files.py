@@ -1,0 +1,85 @@
+"""Scores that others computed, as a run in the tables: `analyze.py --scores NAME=DIR`.
+
+DIR holds <set>.npz with pred, conf and label (n) each, of one in-distribution set and its OOD sets: the form of
+OpenOOD's dumps and of evaluate.py's scores/<score>/. conf is larger for in-distribution images. Metrics are computed
+here by the same functions as for our own runs.
+"""
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from data.datasets import CATALOG, OPENOOD, OUTLIERS
+from metrics.detection import detection_metrics
+from metrics.published import published_detection_metrics
+from reporting.load import OWN_SCORE, Run
+from utils.io import UserError
+
+NAMES = {"tin": "tinyimagenet", "texture": "textures", "places": "places365", "imagenet": "imagenet1k",
+         "openimageo": "openimage_o"}  # OpenOOD's → ours
+MODEL = "scores from files"
+NOTE = "which of its images were scored is not known"
+
+
+def read_scores(name, folder, seed, dataset=None):
+    """The Run of a folder of score files.
+
+    Args:
+        name: of the method, or network/method to stand beside the runs of that network.
+        dataset: the in-distribution set; by default the one file whose labels are classes.
+    UserError, naming the file, when one is no score file, or when scores, predictions and labels differ in length.
+    """
+    folder = Path(folder)
+    paths = sorted(folder.glob("*.npz"))
+    if not paths:
+        raise UserError(f"--scores {name}={folder}: there are no .npz files. Each set needs one, with pred, conf "
+                        "and label")
+    content = {NAMES.get(path.stem, path.stem): _read(path) for path in paths}
+    inside = [one for one, (_, _, label) in content.items() if (label >= 0).all() and (dataset in (None, one))]
+    if len(inside) != 1 or len(content) < 2:
+        raise UserError(f"--scores {name}={folder}: cannot tell the in-distribution set and its OOD sets apart. One "
+                        f"file must have classes as labels, and others −1; found {', '.join(content)}"
+                        + (f". Say which one it is: --dataset {inside[0]}" if len(inside) > 1 else ""))
+    dataset, = inside
+    model, _, method = name.rpartition("/")
+    return Run(folder, dataset, model or MODEL, method, seed, "", {
+        "method": {"members": 1}, "recipe": {"epochs": 0}, "best_epoch": 0, "train_seconds": None, "score_files": True,
+        "sessions": [{"device": f"{folder}"}]}, [], list(_rows(dataset, content)))
+
+
+def _read(path):
+    """(pred, conf, label), (n) each."""
+    try:
+        with np.load(path) as file:
+            pred, conf, label = (np.asarray(file[key]).squeeze() for key in ("pred", "conf", "label"))
+        conf = conf.astype(np.float64)
+    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is no file of scores ({error}). It needs the arrays pred, conf and label") from error
+    pred, conf, label = (np.atleast_1d(values) for values in (pred, conf, label))
+    if not pred.shape == conf.shape == label.shape or conf.ndim != 1:
+        raise UserError(f"{path}: {conf.size:,} scores, {pred.size:,} predictions and {label.size:,} labels. Each "
+                        "image needs one of each")
+    if not conf.size or not np.isfinite(conf).all():
+        raise UserError(f"{path} has {'no scores' if not conf.size else 'scores that are NaN or infinite'}")
+    if label.dtype.kind not in "iuf" or pred.dtype.kind not in "iuf":
+        raise UserError(f"{path}: pred and label must be class numbers, not {pred.dtype} and {label.dtype}")
+    return pred, conf, label
+
+
+def _rows(dataset, content):
+    """The rows of metrics.csv, in both benchmarks, as of both checkpoints: there is only one."""
+    pred, inside, label = content[dataset]
+    groups = {"dismax": OUTLIERS.get(dataset, {}), "openood": OPENOOD.get(dataset, OUTLIERS.get(dataset, {}))}
+    found = {name: {**detection_metrics(inside, conf), **{
+        f"{metric}_published": value for metric, value in published_detection_metrics(inside, conf).items()}}
+        for name, (_, conf, _) in content.items() if name != dataset}
+    for benchmark, of_benchmark in groups.items():
+        group_of = {name: group for group, names in of_benchmark.items() for name in names}
+        for checkpoint in ("last", "best"):
+            yield benchmark, dataset, "id", checkpoint, "", "images", len(label), NOTE
+            yield benchmark, dataset, "id", checkpoint, "", "accuracy", float(np.mean(pred == label)), ""
+            for name, metrics in found.items():
+                place = benchmark, name, group_of.get(name, "ood"), checkpoint
+                if name in group_of or not of_benchmark or name not in CATALOG:
+                    yield *place, "", "images", len(content[name][1]), NOTE
+                    yield from ((*place, OWN_SCORE, metric, value, "") for metric, value in metrics.items())

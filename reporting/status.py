@@ -1,0 +1,69 @@
+"""What has been reproduced so far, a line for each network of each block: the table in README.md.
+
+Runs are those of results/reference by the published recipe. CPU_NETWORKS are those that a CPU trains in hours at most.
+"""
+from pathlib import Path
+
+from recipes import BLOCKS
+from reporting import check, dismax, openood
+from reporting.comparison import compare
+from reporting.load import read_runs
+from reporting.names import title_of
+from reporting.verdicts import OUTSIDE
+
+REFERENCE = Path(__file__).resolve().parents[1] / "results/reference"
+BENCHMARKS = {"dismax": dismax.BENCHMARK, "sdde": openood.BENCHMARK}
+PAPERS = {"dismax": "DisMax", "sdde": "SDDE", "": "ours"}
+CPU_NETWORKS = ("lenet", "resnet20")
+
+
+def markdown(reference=REFERENCE):
+    runs = [run for run in read_runs(reference).runs if not run.changed]
+    lines = ["| paper, data set | network | runs | n | state | verdict |", "|---|---|--:|---|---|---|"]
+    for (paper, dataset, network), seeds in rows().items():
+        done = [run for run in runs if (run.id_dataset, run.model) == (dataset, network)
+                and run.seed <= seeds.get(run.method, 0)]
+        total = sum(seeds.values())
+        counts = sorted({sum(run.method == method for run in done) for method in seeds} - {0})
+        n = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(sum(counts))
+        cells = (f"{PAPERS[paper]}, {title_of(dataset)}", title_of(network), f"{len(done)} of {total}",
+                 f"{n} of {max(seeds.values())}", state(network, len(done), total),
+                 verdict(paper, dataset, network, seeds, done))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def rows():
+    """(paper, data set, network) → {method: number of seeds}, of all blocks."""
+    found = {}
+    for block in BLOCKS:
+        for network in block.networks:
+            of_row = found.setdefault((block.paper, block.dataset, network), {})
+            of_row |= dict.fromkeys(block.methods, block.seeds)
+    return found
+
+
+def state(network, done, total):
+    if done == total:
+        return "done"
+    if network not in CPU_NETWORKS:
+        return "needs a GPU"
+    return "running on a CPU" if done else "queued, a CPU will do"
+
+
+def verdict(paper, dataset, network, methods, runs):
+    """Of the published rows: how many of the cells that can be judged are ok; or why none can be."""
+    if not paper:
+        return "no paper has it"
+    if not runs:
+        return "–"
+    benchmark, judged, reasons, outside = BENCHMARKS[paper], 0, set(), []
+    lines = [line for line in compare(benchmark, dataset, runs) if line.protocol.published and line.model == network]
+    for method in methods:
+        why, cells = check.judge([line for line in lines if line.method == method])
+        reasons |= set(why) - {"no run"}
+        judged += 0 if why else len(cells)
+        outside += [] if why else [cell for cell in cells if cell.verdict == OUTSIDE]
+    if not judged:
+        return "not judged: " + ", ".join(sorted(reasons))
+    return f"{judged - len(outside)} of {judged} numbers within tolerance"

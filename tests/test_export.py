@@ -1,0 +1,56 @@
+"""An exported folder answers as its run does: detect.py on it, the ONNX graph and the torch.export program."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import script
+from PIL import Image
+
+RUN = "digits/lenet/dismax_fpr/seed1"
+
+
+@pytest.fixture(scope="module")
+def exported(results_dir, tmp_path_factory):
+    pytest.importorskip("onnxruntime", reason="export --onnx needs the extra [onnx]")
+    folder = tmp_path_factory.mktemp("exported") / "digits"
+    script("export.py", results_dir / RUN, folder, "--onnx", "--torch-export")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp("photos") / "x.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def test_detect_graph_and_program_answer_as_the_run_does(results_dir, exported, photo):
+    words = photo, "--json", "--device", "cpu"
+    expected = json.loads(script("detect.py", results_dir / RUN, *words).stdout)
+    assert json.loads(script("detect.py", exported, *words).stdout) == expected
+    import onnxruntime
+
+    images = np.asarray(Image.open(photo)).transpose(2, 0, 1)[None]
+    session = onnxruntime.InferenceSession(exported / "model.onnx")
+    program = torch.export.load(exported / "model.pt2").module()
+    for answers in (session.run(None, {"images": images}), program(torch.from_numpy(images.copy()))):
+        logits, probability, score, known = (np.asarray(torch.as_tensor(answer).detach()) for answer in answers)
+        assert logits.argmax() == expected["class"] and known[0] == (expected["answer"] == "in")
+        assert probability[0] == pytest.approx(expected["probability"], abs=1e-4)
+        assert score[0] == pytest.approx(expected["score"], rel=1e-3, abs=1e-3)
+    properties = session.get_modelmeta().custom_metadata_map
+    config = json.loads((exported / "config.json").read_text())
+    assert json.loads(properties["class_names"]) == config["images"]["class_names"]
+
+
+def test_the_card_quotes_the_metrics(results_dir, exported):
+    card = (exported / "README.md").read_text()
+    accuracy = next(line.split(",") for line in (results_dir / RUN / "metrics.csv").read_text().splitlines()
+                    if line.startswith("dismax,digits,id,last,,accuracy,"))
+    assert f"{float(accuracy[6]):.4f}" in card and "auroc" in card and "## Limits" in card
+
+
+def test_a_run_is_not_overwritten_by_an_export(results_dir):
+    done = script("export.py", results_dir / RUN, results_dir / RUN, check=False)
+    assert done.returncode == 1 and "choose another folder" in done.stderr

@@ -1,0 +1,62 @@
+"""The commands around the scripts: make, and the shell scripts of the releases."""
+import os
+import re
+import subprocess
+import sys
+
+from conftest import ROOT
+
+
+def make(*words, cwd=ROOT, **environment):
+    return subprocess.run(["make", *words], cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+def test_make_runs_what_is_missing_and_nothing_twice(data_dir, tmp_path):
+    """The real Makefile: one shortened run; nothing the second time; evaluation only, once a set has changed."""
+    words = ["runs", "DATASET=digits", "MODELS=lenet", "LOSSES=isomax", "SEEDS=1", "EPOCHS=1", f"PY={sys.executable}",
+             f"DATA={data_dir}", f"RESULTS={tmp_path}", "DEVICE=cpu", "-j2"]
+    first = make(*words)
+    assert first.returncode == 0, first.stderr
+    run = tmp_path / "digits/lenet/isomax/seed1"
+    assert (run / "metrics.csv").exists() and "1 epochs in" in first.stdout
+    again = make(*words)
+    assert again.returncode == 0 and "epochs" not in again.stdout and " metrics" not in again.stdout
+    (data_dir / "digits/manifest.json").touch()
+    after = make(*words)
+    assert after.returncode == 0 and " metrics" in after.stdout and "1 epochs in" not in after.stdout
+
+
+def test_the_published_commands_work_from_anywhere(tmp_path):
+    """What each would do (make -n): its data set, network, losses and seeds, from the root and from elsewhere."""
+    networks = ("densenetbc100", "resnet34", "wideresnet2810")
+    names = {f"run_{dataset}_{model}.sh" for dataset in ("cifar10", "cifar100") for model in networks}
+    names |= {"run_imagenet1k_resnet18.sh"}
+    for name in names:
+        _, dataset, model = name.removesuffix(".sh").split("_")
+        seeds = 1 if dataset == "imagenet1k" else 5
+        for path, cwd in ((f"./{name}", ROOT), (ROOT / name, tmp_path), (ROOT / "run_scripts" / name, tmp_path)):
+            done = subprocess.run([path, "-n", f"PY={sys.executable}", "RESULTS=/nonexistent"], cwd=cwd,
+                                  capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.count(f"train.py --dataset {dataset} --model {model}") == 5 * seeds, name
+            assert f"analyze.py --dataset {dataset}" in done.stdout
+    done = subprocess.run([ROOT / "analyze.sh", "--help"], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PY": sys.executable})
+    assert done.returncode == 0 and "--results-dir" in done.stdout
+
+
+def test_a_shortened_try_never_stands_in_for_the_real_run():
+    done = make("-n", "runs", "DATASET=cifar10", "MODELS=resnet34", "LOSSES=softmax", "SEEDS=1", "EPOCHS=1",
+                f"PY={sys.executable}")
+    assert "--results-dir results/epochs1" in done.stdout and "--epochs 1" in done.stdout
+
+
+def test_make_help_lists_every_target():
+    """What is .PHONY is a target for people, but for the two that other targets and scripts call; each is explained."""
+    text = (ROOT / "Makefile").read_text()
+    blocks = re.search(r"^BLOCKS := \$\(addprefix (reproduce-),(.*)\)$", text, re.M)
+    named = {blocks[1] + name for name in blocks[2].split()}
+    declared = {target for line in re.findall(r"^\.PHONY:(.*)$", text, re.M) for target in line.split()} | named
+    listed = dict(re.findall(r"^make (\S+) +(.*)$", make("help").stdout, re.M))
+    assert set(listed) == declared - {"runs", "blocks", "$(BLOCKS)"}
+    assert {"demo", "test", "reproduce-imagenet200", "report", "tables"} <= set(listed) and all(listed.values())
