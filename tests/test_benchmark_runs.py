@@ -15,7 +15,7 @@ from test_devices_shared import MPS, TWO_GPUS, with_commands  # noqa: F401  a fi
 
 from benchmarks import commands, processes, report, run, step_options, training
 from benchmarks.side_by_side import side_by_side
-from benchmarks.workload import Workload, run_of
+from benchmarks.workload import Case, Workload, run_of
 from utils import run_dir
 from utils.io import UserError
 
@@ -88,7 +88,7 @@ echo '{{"images_per_second": '$((count * 100))', "processes": [], "mps": '$mps'}
 
 # ---- compiled steps, and commands ----
 
-LENET = processes.CASES["LeNet, MNIST's size"]
+LENET = Case("LeNet, MNIST's size", "mnist", "lenet", "dismax", (8, 1), (8, 1))
 
 
 def test_what_cannot_be_compiled_is_a_row_that_says_why(monkeypatch):
@@ -102,7 +102,7 @@ def test_what_cannot_be_compiled_is_a_row_that_says_why(monkeypatch):
     monkeypatch.setattr(step_options, "SMALLEST", LENET)
     with_bf16, compiled = step_options.run(MACHINE, CPU, False)
     assert compiled["not_measured"] == "InvalidCxxCompiler: no working C++ compiler found"
-    assert with_bf16["what"] == "training step with --bf16, LeNet, MNIST's size, B = 128" and with_bf16["ratio"] > 0
+    assert with_bf16["what"] == "training step with --bf16, LeNet, MNIST's size, B = 8" and with_bf16["ratio"] > 0
     assert with_bf16["baseline"] == "float32" and with_bf16["target"] == {"ratio": 1.3}
     *_, compiled = step_options.run(MACHINE, CPU, True)
     assert compiled["not_measured"].endswith("only without QUICK")
