@@ -81,7 +81,7 @@ def score_number(score_type: str) -> int:
     return zlib.crc32(score_type.encode())
 
 
-# for torch.compile, which cannot look into zlib; torch.compiler.assume_constant_result sets the same, but imports Dynamo
+# for torch.compile, which cannot look into zlib: as torch.compiler.assume_constant_result, which imports Dynamo
 score_number._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
