@@ -1,5 +1,4 @@
 """SDDE's recipes are the published ones, and a method has one name."""
-
 import numpy as np
 import pytest
 

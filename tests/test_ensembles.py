@@ -1,5 +1,4 @@
 """Training of ensembles: what a step minimises, what each method is shown, and that a network is an ensemble of one."""
-
 import numpy as np
 import pytest
 import torch
