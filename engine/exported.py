@@ -33,7 +33,8 @@ class DetectorGraph(nn.Module):
 
     def __init__(self, detector, mean, std, reject_rate):
         super().__init__()
-        self.model, self.score = detector.model, score_functions()[detector.head.score_type]
+        self.score = score_functions()[detector.head.score_type]
+        self.model = detector.model.to(memory_format=torch.contiguous_format)  # torch.export.save warns of any other
         self.divisor = 1.0 if detector.ours else detector.temperature  # our heads divide by it themselves
         mean, std = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1) * 255 for values in (mean, std))
         self.register_buffer("shift", mean)

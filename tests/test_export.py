@@ -1,11 +1,17 @@
 """An exported folder answers as its run does: detect.py on it, the ONNX graph and the torch.export program."""
 import json
+import stat
+import warnings
 
 import numpy as np
 import pytest
 import torch
-from conftest import script
+from conftest import run_like, script
 from PIL import Image
+
+from engine.build import build_model
+from engine.detection import Detector, calibrate
+from engine.exported import DetectorGraph, write_onnx, write_program
 
 RUN = "digits/lenet/dismax_fpr/seed1"
 
@@ -44,7 +50,32 @@ def test_detect_graph_and_program_answer_as_the_run_does(results_dir, exported, 
     assert json.loads(properties["class_names"]) == config["images"]["class_names"]
 
 
+def test_an_ensembles_graphs_answer_by_the_mean_of_its_members(tmp_path):
+    """Three SDDE members, untrained. write_onnx and write_program compare every output with PyTorch's themselves."""
+    pytest.importorskip("onnxruntime", reason="export --onnx needs the extra [onnx]")
+    torch.manual_seed(0)
+    run = run_like("gradcam", choices={"members": 3})
+    model = build_model(run, 7).to(memory_format=torch.channels_last).eval()
+    images = torch.randint(0, 256, (40, 3, 28, 28), dtype=torch.uint8)
+    with torch.no_grad():
+        logits = model((images / 255 - 0.5) / 0.5)
+    assert logits.shape == (3, 40, 7) and not torch.allclose(logits[0], logits[1], atol=1e-3)
+    labels = (logits.mean(0).argmax(1) + (torch.arange(40) % 4 == 0)) % 7
+    made = calibrate(7, logits.mean(0).numpy(), labels.numpy())
+    assert abs(made["temperature"] - 1) > 0.01
+    graph = DetectorGraph(Detector(model, 7, made, "MDS"), run.recipe.mean, run.recipe.std, 0.25).eval()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "No complete tensor")
+        write_program(graph, 28, tmp_path / "model.pt2", {})
+    assert write_onnx(graph, 28, tmp_path / "model.onnx", {}).images > 10
+    answers = torch.export.load(tmp_path / "model.pt2").module()(images)
+    assert torch.allclose(answers[0], logits.mean(0) / made["temperature"], atol=1e-4)
+    assert answers[3].sum() == 30, "a quarter is turned away"
+
+
 def test_the_card_quotes_the_metrics(results_dir, exported):
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in exported.iterdir()}
+    assert len(set(modes.values())) == 1, f"who may read one file may read all: {modes}"
     card = (exported / "README.md").read_text()
     accuracy = next(line.split(",") for line in (results_dir / RUN / "metrics.csv").read_text().splitlines()
                     if line.startswith("dismax,digits,id,last,,accuracy,"))
