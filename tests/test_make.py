@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 
 
@@ -43,6 +44,25 @@ def test_the_published_commands_work_from_anywhere(tmp_path):
     done = subprocess.run([ROOT / "analyze.sh", "--help"], cwd=tmp_path, capture_output=True, text=True,
                           env={**os.environ, "PY": sys.executable})
     assert done.returncode == 0 and "--results-dir" in done.stdout
+
+
+@pytest.mark.parametrize("method, dataset, line", [
+    ("de", "mnist", "mnist --model lenet --method de"),
+    ("nlc", "cifar10", "cifar10 --model resnet18_32x32 --method ncl"),
+    ("gradcam", "imagenet", "imagenet1k --model resnet50 --method gradcam"),
+    ("gradcam-oe", "imagenet200", "imagenet200 --model resnet50 --method gradcam_oe"),
+])
+def test_sddes_commands_take_the_published_names(tmp_path, method, dataset, line):
+    done = subprocess.run([ROOT / "run_scripts/sdde.sh", method, dataset, "-n", f"PY={sys.executable}",
+                           "RESULTS=/nonexistent"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("train.py ") == done.stdout.count(f"train.py --dataset {line}") == 5, "seeds 1 to 5"
+
+
+def test_sddes_command_refuses_other_names():
+    for words, message in ((("cam", "mnist"), "unknown method cam"), (("de", "svhn"), "unknown data set svhn")):
+        done = subprocess.run([ROOT / "run_scripts/sdde.sh", *words], capture_output=True, text=True)
+        assert done.returncode == 2 and message in done.stderr
 
 
 def test_a_shortened_try_never_stands_in_for_the_real_run():
