@@ -138,6 +138,41 @@ def test_our_splits_can_be_written_and_read_back_as_lists(cifar, tmp_path_factor
     assert not theirs.test.note
 
 
+def test_mnists_lists_too_can_be_written_and_read_back(tmp_path):
+    """Digits and clothes by OpenOOD's numbers; notMNIST, whose files have no names, by numbers of ours."""
+    give(tmp_path, "mnist", labels=rng.permutation(np.repeat(np.arange(10), 20)))
+    give(tmp_path, "fashion_mnist", labels=np.array([9, 2, 9]))
+    give(tmp_path, "notmnist", labels=np.array([3, 3, 5]))
+    give(tmp_path, "cifar10", labels=np.array([3, 3, 5]))
+    give(tmp_path, "places365", labels=np.arange(2), names=["a_abbey/00000074.jpg", "b_beach/00000001.jpg"])
+    ours = openood.benchmark("mnist", tmp_path)
+    said = script("data/openood.py", "mnist", "--write", tmp_path / "benchmark_imglist", "--data-dir", tmp_path).stdout
+    assert "6 lists written" in said and "near is a mean over 2" not in said
+    lists = {path.stem: path.read_text() for path in (tmp_path / "benchmark_imglist/mnist").iterdir()}
+    assert lists.keys() == {"val_mnist", "test_mnist", "test_fashionmnist", "test_notmnist", "test_cifar10",
+                            "test_places365"}
+    assert lists["test_fashionmnist"].splitlines() == [f"fashionmnist/test/{name}.jpg -1" for name in (
+        "9_0", "2_1", "9_2")]
+    assert lists["test_places365"].splitlines()[0] == "places365/a_abbey/00000074.jpg -1"
+    assert len(set(lists["test_notmnist"].splitlines())) == 3
+    theirs = openood.benchmark("mnist", tmp_path)
+    for mine, read in zip([ours.validation, ours.test, *sum(ours.groups.values(), [])],
+                          [theirs.validation, theirs.test, *sum(theirs.groups.values(), [])], strict=True):
+        assert mine.name == read.name and np.array_equal(mine.index["test"], read.index["test"]), mine.name
+    assert not np.isin(theirs.validation.index["test"], theirs.test.index["test"]).any()
+
+
+@pytest.mark.parametrize("text", [
+    "a/b.png 3\na/c d.png -1", "a/b.png 3\na/c d.png -1\n", "a\\b.png\t3\r\n\r\na\\c d.png\t-1\r\n",
+    '"a/b.png",3\n"a/c d.png",-1'])
+def test_the_last_line_counts_with_and_without_its_end(tmp_path, text):
+    """OpenOOD's list of notMNIST ends without a line feed: 17,724 images, of which `wc -l` counts one less."""
+    (tmp_path / "list.txt").write_bytes(text.encode())
+    found = openood_lists.read_list(tmp_path / "list.txt")
+    assert [(str(image), label) for image, label in found] == [("a/b.png", 3), ("a/c d.png", -1)]
+    assert openood_lists.LISTS["mnist"][1]["notmnist"] == ("test_notmnist", 17_724)
+
+
 def test_imagenet_by_file_name_in_class_folders(tmp_path):
     """The order is that of the class folders; lists name the validation images without them."""
     names = ["n01/ILSVRC2012_val_00000003.JPEG", "n01/ILSVRC2012_val_00000009.JPEG", "n02/ILSVRC2012_val_00000001.JPEG"]
