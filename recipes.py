@@ -36,16 +36,19 @@ NETWORKS = {
 
 WEIGHTS_NCL = WEIGHTS_ADP = (0, 0.01, 0.1, 0.5, 1, 2, 5, 10, 100)
 WEIGHTS_DICE = (0, 0.01, 0.05, 0.1, 0.2, 0.5, 1)
+# SDDE's searches fix ADP's parts, by other values than its final scripts, and vary DICE's second learning rate
+SEARCH_ADP, SEARCH_DICE = {"adp_alpha": (0.2,), "adp_beta": (0.1,)}, {"discriminator_lr": (0, 1e-5, 1e-4, 1e-3)}
 DIVERSITIES = {
     "ncl": Diversity("losses.diversity:NCLDiversityLoss", 0.1, WEIGHTS_NCL, shared_batch=True),
-    "adp": Diversity("losses.diversity:ADPDiversityLoss", 0.1, WEIGHTS_ADP, shared_batch=True, options=lambda recipe: {
-        "alpha": recipe.adp_alpha, "beta": recipe.adp_beta, "as_published": True}),
-    "adp_stable": Diversity("losses.diversity:ADPDiversityLoss", 0.1, WEIGHTS_ADP, shared_batch=True,
+    "adp": Diversity("losses.diversity:ADPDiversityLoss", 0.1, WEIGHTS_ADP, shared_batch=True, search=SEARCH_ADP,
+                     options=lambda recipe: {"alpha": recipe.adp_alpha, "beta": recipe.adp_beta, "as_published": True}),
+    "adp_stable": Diversity("losses.diversity:ADPDiversityLoss", 0.1, WEIGHTS_ADP, shared_batch=True, search=SEARCH_ADP,
                             options=lambda recipe: {"alpha": recipe.adp_alpha, "beta": recipe.adp_beta}),
     "dice": Diversity("losses.diversity:DiceDiversityLoss", 0.2, WEIGHTS_DICE, shared_batch=True, discriminator=True,
-                      options=lambda recipe: {"as_published": True}),
+                      search=SEARCH_DICE, options=lambda recipe: {"as_published": True}),
     "dice_stable": Diversity(
-        "losses.diversity:DiceDiversityLoss", 0.2, WEIGHTS_DICE, shared_batch=True, discriminator=True),
+        "losses.diversity:DiceDiversityLoss", 0.2, WEIGHTS_DICE, shared_batch=True, discriminator=True,
+        search=SEARCH_DICE),
     "gradcam": Diversity("losses.diversity:GradCAMDiversityLoss", 0.005, (0, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1)),
     "input_gradient": Diversity(  # its weight is ours
         "losses.diversity:InputGradientDiversityLoss", 0.1, (0, 0.01, 0.1, 0.5, 1, 2, 5),

@@ -81,6 +81,10 @@ def score_number(score_type: str) -> int:
     return zlib.crc32(score_type.encode())
 
 
+# for torch.compile, which cannot look into zlib: as torch.compiler.assume_constant_result, which imports Dynamo
+score_number._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def check_logits(logits: Tensor, num_classes: int) -> None:
     """ValueError unless the logits are (n, num_classes) with n ≥ 1 and finite."""
     if logits.dim() != 2 or logits.shape[1] != num_classes:

@@ -36,10 +36,12 @@ def in_full_precision(function: Callable[..., Tensor], features: Tensor, *others
 def is_eager(*tensors: Tensor) -> bool:
     """Whether the code runs on plain tensors now, so that an autograd function of one's own can be used.
 
-    False while a graph is made (torch.compile, torch.export, torch.jit.trace), inside torch.func's transforms and
-    forward-mode differentiation, and for tensor subclasses (fake, functional and distributed tensors).
+    False while a graph is made (torch.compile, torch.export, torch.jit.trace, make_fx), inside torch.func's transforms
+    and forward-mode differentiation, and for tensor subclasses (fake, functional and distributed tensors).
     """
     if torch.compiler.is_compiling() or is_traced() or is_transformed() or forward_ad._current_level >= 0:
+        return False
+    if torch._C._len_torch_dispatch_stack():  # make_fx records plain tensors, fake-tensor mode turns them into others
         return False
     return _PLAIN_TYPES.issuperset(map(type, tensors))
 

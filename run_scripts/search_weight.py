@@ -4,10 +4,14 @@
   python run_scripts/search_weight.py gradcam mnist --select published       judged, as published, by the near test sets
   python run_scripts/search_weight.py gradcam digits --select published --epochs 2 --weights 0 0.1
 
-Runs go to results/search/<weight>/…; what is finished is not done again, so a search can be stopped and taken up. It
-takes as many trainings as there are weights, and writes results/search/<dataset>_<method>.csv.
+ADP is searched, as published, with alpha 0.2 and beta 0.1, and DICE with each of four learning rates of its
+discriminator; SDDE draws DICE's pairs of weight and rate at random, here each is tried once.
+
+Runs go to results/search/<trial>/…; what is finished is not done again, so a search can be stopped and taken up. It
+takes as many trainings as there are weights (DICE: 28), and writes results/search/<dataset>_<method>.csv.
 """
 import argparse
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +25,7 @@ from recipes import BLOCKS, DIVERSITIES, sdde_score
 from utils import run_dir
 from utils.io import UserError, write_text
 from utils.plugins import add_plugin_argument, load_plugins
+from utils.recipe import flag
 from utils.script import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,21 +50,36 @@ def main():
               *(word for path in args.plugin for word in ("--plugin", path.resolve()))]
     model = next((b.networks[0] for b in BLOCKS if b.paper == "sdde" and b.dataset == args.dataset), "lenet")
     found = []
-    for weight in args.weights or DIVERSITIES[args.method].grid:
-        folder = args.results_dir / "search" / f"{weight:g}"
+    for trial in trials(args.method, args.weights):
+        folder = args.results_dir / "search" / folder_name(trial)
         run = run_dir.run_folder(folder, args.dataset, model, args.method, args.seed)
-        do("train.py", "--dataset", args.dataset, "--model", model, "--method", args.method, "--seed",
-           args.seed, "--diversity-weight", weight, "--results-dir", folder, *common,
+        do("train.py", "--dataset", args.dataset, "--model", model, "--method", args.method, "--seed", args.seed,
+           *(word for name, value in trial.items() for word in (flag(name), value)), "--results-dir", folder, *common,
            *(["--epochs", args.epochs] if args.epochs else []))
         do("evaluate.py", run, "--if-changed", *common)
-        found.append({"weight": weight, **scores_of(run, args.method, args.dataset)})
+        weight = {"weight": trial.pop("diversity_weight")}
+        found.append({**weight, **trial, **scores_of(run, args.method, args.dataset)})
     table = pd.DataFrame(found).sort_values(args.select, ascending=False, ignore_index=True)
     if table[args.select].isna().all():
         raise UserError(f"no outliers to validate by are prepared for {args.dataset}: python data/prepare.py "
                         "emnist_letters tinyimagenet, or --select published")
     write_text(args.results_dir / "search" / f"{args.dataset}_{args.method}.csv", table.to_csv(index=False))
+    formats = [".2f" if name in ("validation", "published") else "g" for name in table]
     print(f"\n{args.method} on {args.dataset}, AUROC (%) by {sdde_score(args.dataset, args.method)}, best first by "
-          f"{args.select}\n\n{tabulate(table, headers='keys', showindex=False, floatfmt='.2f')}")
+          f"{args.select}\n\n{tabulate(table, headers='keys', showindex=False, floatfmt=formats)}")
+
+
+def trials(method, weights=None):
+    """[{recipe field: value}] of a search: each weight, by default of the published grid, with each combination of the
+    other settings that the published search gives the method."""
+    axes = {"diversity_weight": weights or DIVERSITIES[method].grid, **DIVERSITIES[method].search}
+    return [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
+
+
+def folder_name(trial):
+    """The weight, and what else distinguishes the trial: 0.2, or 0.2_discriminator_lr_1e-05."""
+    weight, *others = trial.items()
+    return "_".join([f"{weight[1]:g}", *(f"{name}_{value:g}" for name, value in others)])
 
 
 def do(*words):

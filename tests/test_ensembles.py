@@ -1,16 +1,10 @@
 """Training of ensembles: what a step minimises, what each method is shown, and that a network is an ensemble of one."""
-import csv
-import json
-
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from conftest import run_like, script
+from conftest import run_like
 
-from data.datasets import CATALOG, EXPOSURE, OPENOOD, OUTLIERS
 from data.loaders import ResidentImages
-from engine import checkpoint
 from engine.batches import batches_of, outlier_batches
 from engine.build import build_ensemble, build_model, build_network, build_training_loss
 from engine.discriminator import DiscriminatorTrainer
@@ -18,7 +12,6 @@ from engine.pretrained import initialise
 from engine.training_loss import frozen_statistics
 from losses import LOSSES
 from losses.diversity import DiceDiscriminator, NCLDiversityLoss
-from recipes import METHODS, RECIPES, method_of, name_of, recipe_of
 from utils.io import UserError
 
 CPU = torch.device("cpu")
@@ -30,62 +23,7 @@ def training_loss_of(name, model="lenet", **choices):
     return build_training_loss(build_model(run, 7), run)
 
 
-# ---- recipes (sdde.md section 2.4) ----
-
-def test_published_recipes():
-    for dataset, epochs in (("mnist", 50), ("cifar10", 100), ("cifar100", 100)):
-        for method in ("de", "ncl", "adp", "dice", "gradcam"):
-            recipe = recipe_of(dataset, method)
-            assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.weight_decay) == (epochs, 128, 0.1, 5e-4)
-            assert recipe.milestones == () and recipe.final_lr == 1e-6 and recipe.select_on == "openood"
-            assert (recipe.padding, recipe.flip) == (4, True), "digits are mirrored, too"
-    weights = {name: recipe_of("cifar10", name).diversity_weight for name in ("de", "ncl", "adp", "dice", "gradcam")}
-    assert weights == {"de": 0, "ncl": 0.1, "adp": 0.1, "dice": 0.2, "gradcam": 0.005}
-    assert recipe_of("mnist", "gradcam").diversity_weight == 0.1
-    assert (recipe_of("cifar10", "adp").adp_alpha, recipe_of("cifar10", "adp").adp_beta) == (2, 0.5)
-    dice = {name: recipe_of(name, "dice") for name in ("mnist", "cifar10", "cifar100", "imagenet1k")}
-    assert {name: r.per_class for name, r in dice.items()} == {
-        "mnist": 16, "cifar10": 16, "cifar100": 2, "imagenet1k": 2}
-    assert {name: r.discriminator_lr for name, r in dice.items()} == {
-        "mnist": 1e-3, "cifar10": 1e-5, "cifar100": 1e-5, "imagenet1k": 1e-5}
-    assert all((r.clip, r.ramp_epochs) == (1.0, 20) for r in dice.values()) and dice["imagenet1k"].epochs == 100
-    imagenet = recipe_of("imagenet1k", "gradcam")
-    assert (imagenet.epochs, imagenet.lr, imagenet.batch_size, imagenet.micro_batch, imagenet.initial) == (
-        30, 1e-3, 512, 32, "pretrained")
-    assert recipe_of("imagenet1k", "de").micro_batch == 16
-    outlier = recipe_of("cifar10", "gradcam_oe")
-    assert (outlier.outlier_weight, outlier.outlier_batch, outlier.diversity_weight) == (0.5, 256, 0.005)
-    assert EXPOSURE == {"cifar10": "tinyimagenet597", "cifar100": "tinyimagenet597", "imagenet200": "imagenet800"}
-    outlier = recipe_of("imagenet200", "oe")
-    assert (outlier.epochs, outlier.lr, outlier.batch_size, outlier.outlier_batch, outlier.micro_batch) == (
-        90, 0.1, 256, 256, 32)
-    assert outlier.initial == "random" and outlier.select_on == "openood"
-    assert all(METHODS[name].members == 5 and METHODS[name].head == "softmax" for name in METHODS
-               if METHODS[name].paper == "sdde")
-
-
-def test_the_cosine_falls_step_by_step_to_its_end():
-    recipe = recipe_of("cifar10", "de")
-    t, total = 12 * 391 + 100, 100 * 391
-    m = 1e-6 / 0.1
-    assert recipe.lr_at(13, 100, 391) == pytest.approx(0.1 * (m + (1 - m) * 0.5 * (1 + np.cos(np.pi * t / total))))
-    assert recipe.lr_at(1, 0, 391) == pytest.approx(0.1) and recipe.lr_at(101, 0, 391) == pytest.approx(1e-6)
-
-
-def test_labels_of_methods():
-    """A published triple has one name, whichever way it was asked for; another has its choices for a name."""
-    assert name_of("de", METHODS["de"].changed(diversity="gradcam")) == "gradcam"
-    assert name_of("gradcam", METHODS["gradcam"].changed(members=3)) == "de-3-gradcam"
-    assert name_of("softmax", METHODS["softmax"].changed(members=5)) == "softmax-5-none", "by the other paper's recipe"
-    assert method_of("de-1-none")[1].choices() == METHODS["softmax"].choices()
-    assert name_of(*method_of("de-1-none")) == "de-1-none"
-    free = METHODS["dismax"].changed(members=5, diversity="gradcam")
-    assert name_of("dismax", free) == "dismax-5-gradcam" and method_of("dismax-5-gradcam") == ("dismax", free)
-    assert method_of("isomax-3-none-svhn")[1].outliers == "svhn"
-    for wrong in ("dismax-5", "dismax-x-gradcam", "dismax-5-cam", "ndismax"):
-        with pytest.raises(ValueError, match="unknown method"):
-            method_of(wrong)
-
+# ---- how members start ----
 
 def test_members_start_from_trained_weights(tmp_path):
     """All from the same, as SDDE's; those that share their batches with heads of their own."""
@@ -177,8 +115,6 @@ def test_outliers_are_shown_whole_in_order_without_end(small):
     tiny = small.subset(torch.arange(7))
     assert [len(next(outlier_batches(tiny, run, 1, k))) for k in range(3)] == [7] * 3, "smaller than a batch"
 
-
-# ---- how members start ----
 
 def test_heads_start_with_the_bias_of_their_paper():
     """DisMax's code starts the SoftMax head's bias at 0; SDDE's members have nn.Linear, U(−1/√F, 1/√F)."""
@@ -290,113 +226,3 @@ def test_dices_adversary_learns_from_its_own_loss_only():
     assert 0 <= accuracy <= 1 and loss > 0
     assert not all(torch.equal(a, b) for a, b in zip(before, adversary.discriminator.parameters()))
     assert not set(map(id, adversary.discriminator.parameters())) & set(map(id, step.parameters()))
-
-
-# ---- whole runs ----
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, data_dir):
-    """Every diversity loss on digits for an epoch, and a combination of ours; evaluated."""
-    folder = tmp_path_factory.mktemp("ensembles")
-    for words in (["de"], ["ncl"], ["adp"], ["dice"], ["gradcam"], ["input_gradient"],
-                  ["oe", "--outliers", "digits", "--outlier-batch", 16],
-                  ["dismax", "--members", 2, "--diversity", "gradcam"]):
-        script("train.py", "--dataset", "digits", "--model", "lenet", "--loss", *words, "--epochs", 1, "--batch-size",
-               64, "--data-dir", data_dir, "--results-dir", folder, "--device", "cpu")
-    script("evaluate.py", *folder.glob("digits/lenet/*/seed1"), "--data-dir", data_dir, "--device", "cpu")
-    return folder
-
-
-def test_every_method_leaves_its_terms_in_the_log(trained):
-    expected = {"de": [], "ncl": ["diversity"], "adp": ["diversity"], "gradcam": ["diversity", "dead_maps"],
-                "dice": ["diversity", "discriminator_loss", "discriminator_accuracy"], "input_gradient": ["diversity"],
-                "de-5-none-digits": ["outlier"], "dismax-2-gradcam": ["diversity", "dead_maps"]}
-    assert {path.parent.name for path in trained.glob("digits/lenet/*/seed1")} == set(expected)
-    for label, terms in expected.items():
-        run = trained / f"digits/lenet/{label}/seed1"
-        with open(run / "log.csv") as file:
-            row, = csv.DictReader(file)
-        names = list(row)
-        assert names[names.index("selection_acc") + 1 : names.index("distance_scale")] == terms, label
-        assert all(np.isfinite(float(value)) for value in row.values())
-        method = json.loads((run / "config.json").read_text())["method"]
-        with np.load(run / "logits/digits.npz") as content:
-            assert content["logits"].shape == (method["members"], 419, 7)
-
-
-def test_tables_of_ensembles(trained):
-    said = script("analyze.py", "--results-dir", trained).stdout
-    assert "openood, LeNet" in said and "SDDE" in said and "dismax-2-gradcam" in said and "ours, common score" in said
-    tidy = pd.read_csv(trained / "tables/openood_digits.csv")
-    metrics = pd.read_csv(trained / "digits/lenet/gradcam/seed1/metrics.csv", keep_default_na=False)
-    metrics = metrics[(metrics.benchmark == "openood") & (metrics.checkpoint == "best") & (metrics.metric == "auroc")]
-    for protocol, score in (("as published", "minmax"), ("common score", "logit-average")):
-        row = tidy[(tidy.method == "gradcam") & (tidy.protocol == protocol) & (tidy.column == "near AUROC (%)")].iloc[0]
-        value = metrics[(metrics.ood_group == "near") & (metrics.score == score)].value
-        assert row.ours == pytest.approx(100 * value.mean())
-    scores = pd.read_csv(trained / "tables/openood_digits_scores.csv")
-    assert set(scores.method) == {"de", "ncl", "adp", "dice", "gradcam", "input_gradient", "de-5-none-digits",
-                                "dismax-2-gradcam"}
-    assert "minmax" in set(scores.score)
-
-
-def test_a_search_ranks_weights_by_what_it_was_told_to(tmp_path, data_dir):
-    words = ["run_scripts/search_weight.py", "gradcam", "digits", "--weights", 0, 0.5, "--epochs", 1,
-             "--data-dir", data_dir, "--results-dir", tmp_path, "--device", "cpu"]
-    said = script(*words, "--select", "published").stdout
-    table = pd.read_csv(tmp_path / "search/digits_gradcam.csv")
-    assert sorted(table.weight) == [0, 0.5] and table.published.is_monotonic_decreasing and "minmax" in said
-    done = script(*words, check=False)
-    assert done.returncode == 1 and "no outliers to validate by are prepared for digits" in done.stderr
-    assert "is finished (1 epochs). Nothing to do" in done.stdout, "not trained twice"
-
-
-@pytest.mark.parametrize("words, message", [
-    (["--per-class", 1], "DICE needs two or more images a class"),
-    (["--per-class", 5], "batches that they fill: --per-class 5 and --batch-size 64 don't"),
-    (["--per-class", 2], "needs 32 classes, the set has 7"),
-])
-def test_settings_that_make_no_sense_are_refused_before_training(tmp_path, data_dir, words, message):
-    done = script("train.py", "--dataset", "digits", "--model", "lenet", "--loss", "dice", *words, "--device", "cpu",
-                  "--data-dir", data_dir, "--results-dir", tmp_path, check=False)
-    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
-
-
-def test_killed_and_taken_up_again_it_ends_with_the_same_bits(tmp_path, data_dir):
-    """DICE: two optimisers, a ramp, class-balanced batches and clipping."""
-    words = ["train.py", "--dataset", "digits", "--model", "lenet", "--loss", "dice", "--members", 2, "--batch-size",
-             64, "--ramp-epochs", 1, "--data-dir", data_dir, "--device", "cpu", "--epochs", 3,
-             "--checkpoint-seconds", 0]
-    script(*words, "--results-dir", tmp_path / "undisturbed")
-    stopping = ("import runpy, sys\n"
-                "from engine import checkpoint\n"
-                "save, saved = checkpoint.save_state, []\n"
-                "def save_state(path, state):\n"
-                "    save(path, state)\n"
-                "    saved.append(path.name)\n"
-                "    if saved.count('checkpoint.pt') == 2: sys.exit(9)\n"
-                "checkpoint.save_state, sys.argv = save_state, sys.argv[1:]\n"
-                "runpy.run_path(sys.argv[0], run_name='__main__')\n")
-    done = script("-c", stopping, *words, "--results-dir", tmp_path / "cut", check=False)
-    run = "digits/lenet/de-2-dice/seed1"
-    assert done.returncode == 9 and not (tmp_path / "cut" / run / "weights.pt").exists()
-    assert "continues from epoch 3" in script(*words, "--results-dir", tmp_path / "cut").stdout
-    a, b = (checkpoint.load_state(tmp_path / name / run / "weights.pt") for name in ("undisturbed", "cut"))
-    assert all(torch.allclose(a[key], b[key], rtol=0, atol=0, equal_nan=True) for key in a)
-
-
-def test_an_ensemble_of_one_is_the_network(tmp_path, data_dir):
-    words = ["train.py", "--dataset", "digits", "--model", "lenet", "--epochs", 1, "--data-dir", data_dir,
-             "--device", "cpu"]
-    script(*words, "--loss", "softmax", "--results-dir", tmp_path / "a")
-    script(*words, "--loss", "de", "--members", 1, "--lr", 0.02, "--weight-decay", 5e-4, "--zero-bias", "--results-dir",
-           tmp_path / "b")
-    a = checkpoint.load_state(tmp_path / "a/digits/lenet/softmax/seed1/weights.pt")
-    b = checkpoint.load_state(tmp_path / "b/digits/lenet/de-1-none/seed1/weights.pt")
-    assert a.keys() == b.keys()
-    assert all(torch.allclose(a[key], b[key], rtol=0, atol=0, equal_nan=True) for key in a)
-
-
-def test_every_recipe_has_a_benchmark():
-    for dataset in {*RECIPES["dismax"], *RECIPES["sdde"]}:
-        assert dataset in CATALOG and (dataset in OPENOOD or dataset in OUTLIERS)

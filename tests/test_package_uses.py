@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from losses import LOSSES
 
@@ -107,6 +108,15 @@ def test_fx_symbolic_trace(name):
         assert torch.equal(graph(X), net(X)), "distances in float32 inside autocast, traced or not"
     half = copy.deepcopy(net).bfloat16()
     assert torch.equal(torch.fx.symbolic_trace(half)(X.bfloat16()), half(X.bfloat16()))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_make_fx(name):
+    """The tracer of AOTAutograd, which records plain tensors: nothing may look at their values."""
+    net, criterion = made(name)
+    graph = make_fx(lambda x, y: criterion(net(x), y))(X, Y)
+    for x, y in ((X, Y), (X + 1, Y.flip(0))):
+        assert torch.allclose(graph(x, y), criterion(net(x), y), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -1,7 +1,7 @@
 """What the entries of recipes.py are: heads, networks, diversity losses, methods, recipes, blocks of a paper."""
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, get_args
 
 
@@ -33,6 +33,7 @@ class Diversity:
     shared_batch: bool = False  # all members train on the same images, and the loss is computed on them
     image_gradients: bool = False  # the loss differentiates by the images
     discriminator: bool = False  # the loss has a discriminator, which learns beside the ensemble (DICE)
+    search: dict = field(default_factory=dict)  # recipe field → its values in the published search, beside the grid
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,9 @@ class Block:
 
 def flags():
     """(name, type, text, least value or None) of every recipe field, for the command line."""
-    for field in fields(Recipe):
-        kind, text, *least = get_args(field.type)
-        yield field.name, kind, text, least[0] if least else None
+    for entry in fields(Recipe):
+        kind, text, *least = get_args(entry.type)
+        yield entry.name, kind, text, least[0] if least else None
 
 
 def flag(name):
