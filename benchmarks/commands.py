@@ -79,7 +79,8 @@ def copy_runs(templates, results_dir, count):
         run_dir.write_json(folder / "config.json", {
             **config, "run": address, "method": METHODS[name].choices(), "overrides": {},
             "wall_clock_seconds": config["wall_clock_seconds"] + number})
-        shutil.copyfile(template / "metrics.csv", folder / "metrics.csv")
+        own = ("", "", "", "last", "", "number_of_the_copy", number)  # equal metrics would be left out as a copy's
+        run_dir.write_metrics(folder, [*run_dir.read_metrics(template), own])
         with open(template / "log.csv", newline="") as file:
             log = list(csv.DictReader(file))
         run_dir.write_log(folder, [{**epoch, "seconds": float(epoch["seconds"]) + number} for epoch in log])

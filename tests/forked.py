@@ -23,7 +23,8 @@ def run(words, cwd, env=None, timeout=None, input=""):
     with tempfile.TemporaryDirectory() as folder:
         stdin, *outputs = [Path(folder) / name for name in ("in", "out", "err")]
         stdin.write_text(input)
-        process = server.Process(target=_inside, args=(words, str(cwd), dict(env or os.environ), outputs, stdin))
+        env = dict(env or {name: value for name, value in os.environ.items() if name != "COLUMNS"})  # pytest-xdist's
+        process = server.Process(target=_inside, args=(words, str(cwd), env, outputs, stdin))
         process.start()
         process.join(timeout)
         if process.exitcode is None:

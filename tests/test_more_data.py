@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-import evaluate
 from data import openood
+from engine.inference import Outputs
 
 
 @pytest.mark.parametrize("dataset", ["imagenet1k", "imagenet200"])
@@ -29,6 +29,6 @@ def test_imagenets_textures_are_5160_of_the_5640(tmp_path, dataset):
 def test_positions_beyond_the_end_of_a_shortened_set_are_left_out(count):
     """The position that equals the length is one beyond the end, too."""
     positions = np.array([0, 2, 4, 5])
-    logits = np.zeros((2, count, 3))
-    assert evaluate.within(positions, logits).tolist() == [k for k in (0, 2, 4, 5) if k in range(count)]
-    logits[:, evaluate.within(positions, logits)]  # and can be looked up
+    outputs = Outputs(np.zeros((2, count, 3), np.float32), np.zeros(count, np.int64), np.arange(count))
+    assert outputs.rows(positions).tolist() == [k for k in (0, 2, 4, 5) if k in range(count)]
+    outputs.logits[:, outputs.rows(positions)]  # and can be looked up

@@ -24,6 +24,7 @@ def test_a_head_of_one_class_is_certain(name):
         gradients = torch.autograd.grad(loss, [features, *head.parameters()])
         assert all(torch.equal(g, torch.zeros_like(g)) for g in gradients)
     value = logits.detach()[:, 0]
-    expected = {"MPS": 1, "ES": 0, "MDS": value, "MMLS": 2 * value, "MMLES": 2 * value, "MMLEPS": 2 * value + 1}
+    expected = {"MPS": 0, "ES": 0, "MDS": value, "MMLS": 2 * value, "MMLES": 2 * value, "MMLEPS": 2 * value + 1,
+                "energy": value}
     for head.score_type in SCORES:
         assert torch.allclose(head.scores(logits), torch.as_tensor(expected[head.score_type], dtype=torch.float32))

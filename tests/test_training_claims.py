@@ -17,9 +17,9 @@ import torch
 from conftest import ROOT, same_states, script
 from test_openood import give, write_list
 
-import models
 from data.loaders import open_set
 from engine import checkpoint
+from engine.build import build_network
 from losses import LOSSES
 
 SELECTION = "selection_acc"  # the column of log.csv by which weights_best.pt is selected
@@ -132,7 +132,7 @@ def test_logged_loss_and_accuracy_are_means_over_the_training_images(data_dir, t
     DisMax trains on ten times its logits."""
     train(loss, "digits", data_dir, tmp_path, "--epochs", 2, "--lr", 0, "--padding", 0, "--micro-batch", 50)
     run = tmp_path / "digits/lenet" / loss / "seed1"
-    net = models.build("lenet", 7, LOSSES[loss][0]).eval()
+    net = build_network("lenet", 7, LOSSES[loss][0]).eval()
     net.load_state_dict(checkpoint.load_state(run / "weights.pt"))
     digits = open_set("digits", "train", data_dir, torch.device("cpu"))
     with torch.no_grad():
