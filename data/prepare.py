@@ -31,15 +31,17 @@ Your own images: DIR holds class folders, or train/ and test/ (or val/) with cla
 fifth of each class (--test-fraction) becomes the test split, chosen by a hash of the names. Images above 64 pixels a
 side (--size) stay in files, linked. Afterwards `train.py --dataset flowers` trains on them.
 """
-import argparse
 import os
 import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # run as a script: find our packages
+
+import utils.threads  # noqa: F401, I001  Ctrl-C while the rest is imported
+
+import argparse
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make `data` and `utils` importable
-
-import utils.threads  # noqa: F401  Ctrl-C while the rest is imported
 from data.datasets import CATALOG, OPENOOD, OUTLIERS, sets_of
 from data.openood_lists import copy_lists
 from data.sources.acquire import prepare

@@ -125,7 +125,7 @@ def make(job, lock, args):
          "--results-dir", results, "--if-locked", "skip", *common, *job.options.split())
     if not (run / "weights.pt").exists():
         return  # skipped
-    call(args, "evaluate.py", run, "--if-changed", *common)
+    call(args, "evaluate.py", run, "--if-changed", "--if-locked", "wait", *common)
     target = args.results / "reference" / job.address
     with lock:
         target.mkdir(parents=True, exist_ok=True)

@@ -38,8 +38,8 @@ def outputs_of(head, features, labels):
 
 @pytest.fixture
 def world():
-    """Two members' features of three classes, far apart from each other, and outliers whose features are small: (head, training,
-    in-distribution, OOD Outputs)."""
+    """Two members' features of three classes, far apart from each other, and outliers whose features are small:
+    (head, training, in-distribution, OOD Outputs)."""
     torch.manual_seed(0)
     centers, head = 6 * torch.eye(3, 16), SoftMaxLossFirstPart(16, 3)
     with torch.no_grad():
