@@ -151,3 +151,11 @@ def test_cells_are_found_by_group_and_set(tmp_path):
     (found,) = read_runs(tmp_path).runs
     assert found.cells("dismax", "last", "auroc", "MPS") == {("far", "svhn"): (0.75, "a note")}
     assert found.cells("dismax", "last", "auroc", "ES") == {}
+
+
+def test_a_trained_run_without_metrics_is_named(results_dir, tmp_path):
+    shutil.copytree(results_dir, tmp_path / "results")
+    run = tmp_path / "results/digits/lenet/softmax/seed2"
+    (run / "metrics.csv").unlink()
+    said = script("analyze.py", "--results-dir", tmp_path / "results").stdout
+    assert f"Left out: {run}: it is not evaluated: python evaluate.py" in said.replace("\n", " ")
