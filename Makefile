@@ -37,7 +37,7 @@ help:  ## this list
 #            run_scripts/slurm.sh DATASET (a job array of a reproduce target)
 
 demo: DATASET = digits
-demo: $(READY)  ## two minutes on a laptop: five losses and three ensembles on real images, and two tables
+demo: $(READY)  ## some minutes on a laptop: five losses and three ensembles on real images, and two tables
 	@$(PY) data/prepare.py --for digits --data-dir $(DATA)
 	@$(MAKE) --no-print-directory -j $(CORES) $(RUNS:%=$(RESULTS)/%/weights.pt) DEVICE=cpu
 	@$(PY) evaluate.py $(RUNS:%=$(RESULTS)/%) --data-dir $(DATA) --device cpu --if-changed
