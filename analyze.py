@@ -122,7 +122,7 @@ def write_tables(folder, results, only_corrupted=False):
         yield dataset, [(table.title, table.name, publish(table, folder)) for table in tables]
     if only_corrupted and not any(corrupted.rows_of(dataset, results.runs) for dataset in datasets):
         raise UserError("no run was evaluated on corrupted images. Prepare them, and evaluate again: python "
-                        "data/prepare.py cifar10_c (or python data/corruptions.py cifar10)")
+                        "data/prepare.py cifar10_c (or python data/sources/corruptions.py cifar10)")
 
 
 def row_of(run):

@@ -105,7 +105,7 @@ def test_a_set_of_our_own_is_marked_repeatable_and_gives_way_to_the_official(tmp
     put(tmp_path / "mirror/CIFAR-10-C", arrays)
     assert prepare.prepare("cifar10_c", tmp_path, [tmp_path / "mirror"])
     check(tmp_path, arrays)
-    assert "arrays made here, see data/corruptions.py" in capsys.readouterr().out
+    assert "arrays made here, see data/sources/corruptions.py" in capsys.readouterr().out
 
 
 def test_without_the_package_the_way_to_it_is_said(tmp_path, monkeypatch):

@@ -83,7 +83,7 @@ def prepare_corrupted(finder, folder, fresh, lines):
     if files:
         lines.append(f"{finder.name:14} test   {len(files)} of {len(wanted)} arrays: official files, MD5 verified")
     if made := [file for file in record.get("files", {}) if file not in wanted]:
-        lines.append(f"{finder.name:14} test   {len(made) - 1} arrays made here, see data/corruptions.py")
+        lines.append(f"{finder.name:14} test   {len(made) - 1} arrays made here, see data/sources/corruptions.py")
     if set(files) != set(wanted):
         lines.append(f"{finder.name:14} test   missing: {'; '.join(finder.problems) or how_to_place(finder.name)}")
     return set(files) == set(wanted)
