@@ -201,7 +201,7 @@ ALL_HEADS = ("softmax", "isomax", "isomaxplus", "dismax", "dismax_fpr")
 ALL_ENSEMBLES = ("de", "ncl", "adp", "dice", "gradcam")
 CIFAR_NETWORKS = ("densenetbc100", "resnet34", "wideresnet2810")
 BLOCKS = (
-    # DisMax's scripts say 10 seeds, the published numbers fit 5 (docs/deviations.md)
+    # DisMax's scripts say 10 seeds, the published numbers fit 5 (docs/protocols.md)
     Block("dismax", "cifar10", CIFAR_NETWORKS, ALL_HEADS, 5),
     Block("dismax", "cifar100", CIFAR_NETWORKS, ALL_HEADS, 5),
     Block("dismax", "imagenet1k", ("resnet18",), ALL_HEADS, 1),
