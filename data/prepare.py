@@ -10,8 +10,8 @@
   python data/prepare.py                                 all sets; those above a gigabyte, and the OOD sets of
                                                          ImageNet, only from mirrors
 
-A mirror is a folder or an http(s) address. Folders are tried first, then addresses, in the order given. An address holds
-the official files under their names. A folder may hold the official files, torchvision's layout (MNIST/raw,
+A mirror is a folder or an http(s) address. Folders are tried first, then addresses, in the order given. An address
+holds the official files under their names. A folder may hold the official files, torchvision's layout (MNIST/raw,
 cifar-10-batches-py, …), an OpenOOD data folder (images_classic, images_largescale, benchmark_imglist), idx files, or
 class folders <name>/<split>/<class>/<image>. Files with a published MD5 are verified before they are read. Other files
 are recorded as unverified. Files in a mirror are never changed.

@@ -286,7 +286,7 @@ def test_ctrl_c_stops_at_once_and_the_next_call_goes_on(server, tmp_path):
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=5)
-    assert running.returncode == 130 and "Stopped. What has come is kept" in said and "Traceback" not in said
+    assert running.returncode == 130 and "Stopped. Downloads are kept" in said and "Traceback" not in said
     assert part.stat().st_size == 150_000
     download.fetch(f"{server.url}/train_32x32.mat", part.with_suffix(""), MD5)
     assert server.asked[-1] == ("/train_32x32.mat", "bytes=150000-")
