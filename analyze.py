@@ -169,7 +169,7 @@ def openood_tables(dataset, results):
         yield Table(f"{name}_paired_scores", f"{title}: method minus DE, one score for both",
                     list(paired_gains.score_sections(rows)), paired_gains.LEGEND, rows, shown=False)
     if any(run.members > 1 for run in runs) and (rows := epoch_selection.rows_of(dataset, runs)):
-        yield Table(f"{name}_epochs", f"{title}: how training went", list(epoch_selection.sections(rows)),
+        yield Table(f"{name}_epochs", f"{title}: training and the selected epoch", list(epoch_selection.sections(rows)),
                     epoch_selection.LEGEND, rows, shown=False)
 
 

@@ -85,7 +85,7 @@ def export(args, rows, folder):
     if args.torch_export:
         checks["model.pt2"] = write_program(graph, about["size"], folder / "model.pt2", about)
     for name, check in checks.items():
-        print(f"{name} answers as PyTorch does on {check.images} images: largest difference "
+        print(f"{name} agrees with PyTorch on {check.images} images: largest difference "
               f"{check.largest_difference:.1e} of the largest value")
     write_text(folder / "README.md", model_card(run, config, rows, made, about, list(checks)))
 

@@ -207,7 +207,7 @@ def _check_labels(path, split, labels):
     wrong = [position for position, label in labels.items() if split.labels[position] != label]
     if wrong:
         raise UserError(f"{path} gives {len(wrong):,} of {len(labels):,} images another class than {split!r} has, "
-                        f"image {wrong[0]} for one: they are not of one set. {split.advice}")
+                        f"for instance image {wrong[0]}: list and images do not belong together. {split.advice}")
 
 
 def write_lists(dataset, data_dir, target):

@@ -86,8 +86,8 @@ def diversity_loss(model, name, recipe):
     if not diversity.discriminator:
         return loss()
     if recipe.per_class < 2 or recipe.batch_size % recipe.per_class:
-        raise UserError("DICE needs two or more images a class, and batches that they fill: --per-class "
-                        f"{recipe.per_class} and --batch-size {recipe.batch_size} don't")
+        raise UserError("DICE needs two or more images per class that fill a batch: --per-class "
+                        f"{recipe.per_class} and --batch-size {recipe.batch_size} do not fit")
     if 0 < recipe.micro_batch < recipe.per_class:
         raise UserError(f"DICE compares the {recipe.per_class} images of a class, so they stay in one micro-batch: "
                         f"--micro-batch {recipe.micro_batch} is smaller. Use {recipe.per_class} or more")

@@ -69,7 +69,7 @@ class Detector:
         self.head.score_type = score
         grid = torch.tensor(values, dtype=self.head.precomputed_thresholds.dtype)
         if grid.shape != (len(PERCENTILES),) or not grid.isfinite().all() or (grid.diff() < 0).any():
-            raise ValueError(f"the thresholds of {score} are none")
+            raise ValueError(f"the thresholds of {score} are invalid")
         unknown = torch.full_like(grid, torch.nan)
         self.head.load_state_dict({
             "temperature": torch.tensor([self.temperature]), "validationset_available": torch.tensor([True]),

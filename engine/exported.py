@@ -83,12 +83,12 @@ def compared(graph, run, size, what):
         for name, ours, theirs in zip(OUTPUTS[:3], expected, answers):
             difference = ((ours - theirs).abs().max() / ours.abs().max().clamp(min=1)).item()
             if not difference <= TOLERANCE or ours.shape != theirs.shape:
-                raise UserError(f"{what} does not answer as PyTorch does: {name} differs by {difference:.2g} of the "
+                raise UserError(f"{what} differs from PyTorch: {name} is off by {difference:.2g} of the "
                                 "largest value. Nothing was written")
             largest = max(largest, difference)
         clear = (expected[2] - graph.threshold).abs() > TOLERANCE * expected[2].abs().max().clamp(min=1)
         if not torch.equal(expected[3][clear], answers[3][clear]):
-            raise UserError(f"{what} does not decide as PyTorch does. Nothing was written")
+            raise UserError(f"{what} rejects other images than PyTorch. Nothing was written")
         seen += count
     return Check(seen, largest)
 

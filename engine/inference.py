@@ -112,7 +112,7 @@ class LogitsCache:
 
     def _check(self, found, key):
         if not all(np.isfinite(values).all() for values in (found.logits, found.features) if values is not None):
-            raise UserError(f"the network of {self.run} answers {key} with NaN or infinity: its training diverged. "
+            raise UserError(f"the network of {self.run} gives NaN or infinity for {key}: its training diverged. "
                             "Train it again with --fresh and a lower --lr")
 
     @property
@@ -148,8 +148,8 @@ def load_model(run, num_classes, file):
     batch_norm = {name: buffer for name, buffer in model.named_buffers() if "running_" in name}
     for name, tensor in {**dict(model.named_parameters()), **batch_norm}.items():
         if not tensor.isfinite().all():
-            raise UserError(f"{file} is of no use: {name} holds NaN or infinity. Train the run again with --fresh, or "
-                            "put a good copy there")
+            raise UserError(f"{file} cannot be used: {name} holds NaN or infinity. Train the run again with --fresh, "
+                            "or put a good copy there")
     return model
 
 

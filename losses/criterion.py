@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .base import LossFirstPart
 
 IGNORED = -100  # the target that counts for nothing, as in nn.CrossEntropyLoss
-MISTAKE = ("A torchvision ResNet's last layer, for one, is `model.fc`: `model.classifier = …` adds a layer that is "
+MISTAKE = ("The last layer of a torchvision ResNet is `model.fc`: `model.classifier = …` adds a layer that is "
            "never called. attach(model, …) of this package finds the right layer.")
 
 

@@ -178,5 +178,5 @@ def test_class_balanced_batches():
     assert len(many.unique()) > 15_000, "all images of a class can be drawn"
     with pytest.raises(ValueError, match="needs 5 classes, the set has 4"):
         class_balanced(labels, 10, 2, None)
-    with pytest.raises(ValueError, match="3 images a class do not fill a batch of 8"):
+    with pytest.raises(ValueError, match="3 images per class do not fill a batch of 8"):
         class_balanced(labels, 8, 3, None)

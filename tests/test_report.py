@@ -98,7 +98,7 @@ def test_ours_stands_beside_the_papers(tmp_path):
     rows = {row[0]: row[1:] for row in columns["near AUROC (%)"]}
     assert rows["DE, n = 2"] == pytest.approx((92.45, 0.6, 91.5, 0.5**0.5), abs=0.05)
     assert np.isnan(rows["NCL"][2]) and rows["SDDE, changed recipe, n = 1"][2] == pytest.approx(95)
-    assert picture.title == "LeNet, openood benchmark: ours beside the paper"
+    assert picture.title == "LeNet, openood benchmark: ours and the paper"
     drawn(picture.draw())
 
 

@@ -112,4 +112,4 @@ def link_imagenet(data_dir, mirrors, lines):
 def how_to_place(name):
     if SOURCES[name].by_hand:
         return SOURCES[name].by_hand
-    return f"in no mirror, and too large to be fetched unasked. {how_to_get(name)}"
+    return f"in no mirror, and too large to be downloaded unless it is named. {how_to_get(name)}"
