@@ -160,7 +160,7 @@ def saliency(name, network, first):
     maps = {title_of(method): [tuple(found[method][key][k, j] for key in ("maps", "correlations", "predicted"))
                                for k, j in shown] for method in pair}
     rows = [(sets[k].replace(": ", ":\n"), reference["images"][k, j]) for k, j in shown]
-    yield Picture(f"{name}_saliency", f"{network}: saliency maps", "First seed, best epoch. GradCAM maps of the members "
+    yield Picture(f"{name}_saliency", f"{network}: saliency maps", "First seed, best epoch. GradCAM maps of members "
                   "for the class that the ensemble predicts, and the correlations of these maps (red +1, white 0, blue "
                   "−1; a map that is 0 everywhere has correlation 0).", partial(plots.saliency_maps, rows, maps))
     correlations = {title_of(method): content["mean_correlations"] for method, content in found.items()}
