@@ -62,7 +62,7 @@ def test_a_tensor_stacked_afterwards_is_refused():
     maps, logits = run(bodies, tails, x)
     loss = GradCAMDiversityLoss()
     for wrong, message in (
-            (torch.stack(maps), "slices of a stacked tensor are made after the forward pass"),
+            (torch.stack(maps), "stacked after the forward pass does not work"),
             (torch.stack(maps).detach(), "detached"), (torch.stack(maps)[:2], "a list of 3 maps.*got 2"),
             (torch.stack(maps)[:, :, 0], r"stacked feature_maps must be \(N, B, C, H, W\), got"),
             (torch.stack(maps)[:, :2], "with B = 4")):
