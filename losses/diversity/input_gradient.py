@@ -37,5 +37,5 @@ class InputGradientDiversityLoss(SecondOrderDiversityLoss):
             output = (logits.amax(2) if self.mode == "max" else logits.amin(2)).sum()
         gradients, = self.gradients(output, [images])
         if gradients is None:
-            raise ValueError("the logits do not depend on these images: pass the same tensor that the members were given")
+            raise ValueError("the logits do not depend on these images: pass the tensor that the members were given")
         return self.tried(cosine(in_float32(gradients)), [images], output)
