@@ -1,6 +1,6 @@
 """Scores of an ensemble: from members' logits (N, n, L) to one number per sample (n), larger = more in-distribution.
 
-These are SDDE's aggregations, with the names in its released code. z̄ is the mean over members of z/T. T, the temperature
+SDDE's aggregations, with the names of its released code. z̄ is the mean over members of z/T. T, the temperature
 of the in-distribution validation images, changes the order of the samples only for some scores (SCORES). Probabilities
 are given as log odds, so that they do not tie at 1. The functions take torch tensors, preferably float64. For one
 member, standard deviations are 0. torch is imported only where scores are computed: tables need only the names.
