@@ -1,5 +1,5 @@
-"""One step of SGD, in the fastest form that the device supports. Each form is off by a flag of train.py; without all of
-them it is plain float32, eager. The recipe is the same in every form."""
+"""One step of SGD, in the fastest form that the device supports. A flag of train.py turns each form off; without them
+the step is eager and in float32. The recipe is the same in every form."""
 from dataclasses import asdict, dataclass
 
 import torch
@@ -28,7 +28,7 @@ class ExecutionOptions:
 
 
 def execution_options(device, run, bf16=None, graphs=None, compiled=None):
-    """The options asked for, None meaning what is known to pay on the device. UserError when they cannot be had."""
+    """The requested options; None selects what is faster on the device. UserError if an option is not available."""
     accumulates = run.recipe.micro_batch and run.recipe.micro_batch < run.recipe.batch_size
     has_discriminator = run.method.diversity != "none" and DIVERSITIES[run.method.diversity].discriminator
     why_not = ("CUDA graphs need a CUDA device" if device.type != "cuda" else

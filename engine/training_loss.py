@@ -1,4 +1,4 @@
-"""What one training step minimises: the members' mean loss, their diversity loss, and outlier exposure.
+"""The loss of a training step: the members' mean loss, their diversity loss, and outlier exposure.
 
 One network is an ensemble of one. As a module with one forward it can be wrapped by DistributedDataParallel, though the
 diversity losses differentiate inside it.
