@@ -3,7 +3,7 @@
   python evaluate.py RUN --detectors mahalanobis knn vim react       needs: pip install pytorch-ood
 
 A detector is a class. detector(head) is made for one network, fit(features, logits, labels) fits it, and
-score(features, logits) → (n) is larger for in-distribution images. features (n, F) are the inputs of the head and logits
+score(features, logits) → (n) is larger for in-distribution images. features (n, F) are the inputs of the head, logits
 (n, C) its outputs, float32 tensors on the CPU; labels (n) are int64. The score of an ensemble is the mean over its
 members' detectors.
 """
