@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -95,12 +95,12 @@ def in_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-@contextlib.contextmanager
-def full_precision(tensor: Tensor) -> Iterator[None]:
-    """A block without autocast on the tensor's device; some, as "meta", have none anyway."""
-    device = tensor.device.type
-    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else contextlib.nullcontext():
-        yield
+def full_precision(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """A block without autocast on the tensor's device; some devices, like "meta", have no autocast."""
+    device = tensor.device.type  # no generator, because torch.compile of PyTorch 2.6 cannot look into one
+    if not torch.amp.is_autocast_available(device):
+        return contextlib.nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def choice(what: str, value: T, known: Iterable[T]) -> T:

@@ -51,7 +51,7 @@ class SecondOrderDiversityLoss(DiversityLoss):
 
     def explained(self, error: RuntimeError) -> RuntimeError:
         said = str(error).splitlines()[0]
-        if "double backward" not in said and "not implemented" not in said:
+        if not any(words in said for words in ("double backward", "donated buffers", "not implemented")):
             return error
         return RuntimeError(f"{type(self).__name__} needs second derivatives of the network, but a part of it has "
                             f"none: {said}. {CAUSES}")
