@@ -45,7 +45,7 @@ def assert_same(found, expected, atol=1e-5):
 @pytest.mark.parametrize("training, strict", [(True, False), (False, False), (True, True)])
 @pytest.mark.parametrize("name", HEADS)
 def test_torch_export(name, training, strict):
-    """Outside no_grad, for any batch size, though PyTorch 2.6 wants a limit; and the exported program can be trained."""
+    """Outside no_grad, for any batch size, but PyTorch 2.6 wants a limit; and the exported program can be trained."""
     net, criterion = made(name)
     net.train(training)
     expected = gradients(net, criterion)
