@@ -1,4 +1,4 @@
-"""The baseline: networks, losses and input as one would write them down first.
+"""The baseline: straightforward networks, losses and input.
 
 Float32, eager, images and weights in the default memory order, distances by cdist, softmax and its logarithm one after
 the other, members of an ensemble one after another, images from a DataLoader, the loss read in every step.

@@ -1,4 +1,4 @@
-"""Whole commands, as a user types them, in seconds: what they take again when their work is done already."""
+"""The time of whole commands: the first call, and a call when nothing is left to do."""
 import csv
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""From a test set to scores: as evaluate.py does it, against a DataLoader in batches of 100 and the plain network."""
+"""From a test set to scores: evaluate.py, compared with a DataLoader in batches of 100 and the plain network."""
 import numpy as np
 import torch
 

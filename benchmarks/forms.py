@@ -1,4 +1,4 @@
-"""Whether the fast forms of the training step and of evaluation do on a device what the plain form does."""
+"""Check that the fast forms of the training step and of evaluation agree with the plain form on a device."""
 from dataclasses import replace
 
 import numpy as np

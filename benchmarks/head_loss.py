@@ -1,4 +1,5 @@
-"""Head and loss, forward and backward: one matrix product and log-softmax, against cdist, softmax and separate log."""
+"""Head and loss, forward and backward: one matrix product and log-softmax, compared with cdist, softmax and
+logarithm."""
 import torch
 import torch.nn.functional as F
 

@@ -1,4 +1,4 @@
-"""What the machine can do at best: its matrix rate and its copy bandwidth; and what a training step may reach there."""
+"""The limits of the machine: its matrix rate, its copy bandwidth, and the rate that a training step can reach."""
 import re
 import time
 from dataclasses import dataclass

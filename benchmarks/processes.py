@@ -1,4 +1,4 @@
-"""Several runs on one device at once, each a process of its own, as `RUNS_PER_GPU=5 make -j 5` starts them.
+"""Several runs on one device at once, each in its own process, as `RUNS_PER_GPU=5 make -j 5` starts them.
 
   python benchmarks/processes.py --case ResNet34 --count 5 --seconds 10      prints images and seconds of each process
 

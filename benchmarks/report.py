@@ -1,4 +1,4 @@
-"""The rows that benches make, as a table and on disk.
+"""The rows of the benches, as a table and on disk.
 
 A row is a dict: what, unit, values (name → median; "ours", and its baseline by name), ratio, ratio_min, ratio_max,
 rounds, target (what → least value), of_matrix_rate, of_roofline; or not_measured, which says why. `complete` adds

@@ -1,4 +1,4 @@
-"""What a step asks of the machine: floating-point operations and bytes of memory traffic, counted in its graph."""
+"""The cost of a step: floating-point operations and bytes of memory traffic, counted in its graph."""
 import math
 from typing import NamedTuple
 

@@ -1,5 +1,5 @@
-"""AUROC, AUPR and FPR95 of every score of two test sets: one sort a score, against what other libraries do; and the
-published rules, in one sort against the published kind of loop."""
+"""AUROC, AUPR and FPR95 of every score of two test sets: one sort per score, compared with other libraries; and the
+published rules, compared with a loop over samples."""
 import importlib.util
 
 import numpy as np

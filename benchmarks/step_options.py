@@ -1,4 +1,4 @@
-"""The training step with --compile against without, and with --bf16 against float32: what pays becomes the default.
+"""The training step with and without --compile, and in bfloat16 and float32. Faster options become the default.
 
 On a GPU all of them are replayed as CUDA graphs.
 """

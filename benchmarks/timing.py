@@ -1,4 +1,4 @@
-"""Times that can be believed on a noisy machine: functions are timed alternately, and the median ratio is quoted."""
+"""Robust times on a noisy machine: functions are timed alternately, and the median ratio is reported."""
 import statistics
 import time
 

@@ -1,4 +1,4 @@
-"""Training with its input: what train.py does in its loop, against the baseline, on the same images."""
+"""Training with its input: the loop of train.py, compared with the baseline on the same images."""
 import numpy as np
 import torch
 

@@ -1,4 +1,4 @@
-"""Training as train.py does it, on made-up images: what is in them changes no time."""
+"""Training as in train.py, on random images, whose content does not affect the time."""
 import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What each data set is: classes, image size, number of images; and which sets the two benchmarks use.
+"""The data sets: classes, image size and number of images; and the sets of the two benchmarks.
 
 Where the sets come from, and under which terms, data/sources/registry.py says.
 """

@@ -1,4 +1,4 @@
-"""From an image file to pixels, the same way for every reader: modes, orientation, limits, size.
+"""From an image file to pixels, in one way for all readers: modes, orientation, limits, size.
 
 The same picture gives the same pixels in whatever mode and orientation it is stored.
 """

@@ -1,4 +1,4 @@
-"""From an image file to its crop: what the worker processes of FolderImages do."""
+"""From an image file to its crop: the work of the worker processes of FolderImages."""
 import torch
 from torch.utils.data import Dataset
 from torchvision.transforms import v2

@@ -1,4 +1,4 @@
-"""Which files below a folder are images, and which class each shows: one rule for every reader.
+"""The image files below a folder and their classes: one rule for all readers.
 
 The class of an image is the folder below the set's root that it lies in, at any depth. Folders around all class folders
 are passed over (val/val/<class>/…). Where no class folders are, a file of labels in the folder or beside it decides

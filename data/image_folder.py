@@ -1,4 +1,4 @@
-"""ImageNet and its like: image files through worker processes, each image's crop a function of (seed, epoch, image).
+"""Data sets in image files, like ImageNet, read by worker processes. Each crop is a function of (seed, epoch, image).
 
 So a run is the same run with any number of workers, on any number of ranks, and when it is resumed.
 """

@@ -1,4 +1,5 @@
-"""Files that tell the class of each image of a folder without class folders, as people have them. Nothing is moved.
+"""Files with the class of each image, for folders without class folders, in the forms that are in use. Nothing is
+moved.
 
 Kaggle's LOC_val_solution.csv, the development kit's ground truth with its meta.mat, a list "file class" a line, or a
 class a line for images in the order of their numbers. Columns are separated by spaces, tabs, commas or semicolons, in

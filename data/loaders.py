@@ -1,4 +1,4 @@
-"""Batches, already on the device: 28×28 and 32×32 sets lie there whole as uint8, ImageNet comes through workers."""
+"""Batches on the device: 28×28 and 32×32 sets are kept there as uint8; worker processes read ImageNet."""
 import copy
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""data/<name>/manifest.json: what prepare.py wrote there, read back with care; and arrays in .npz files likewise.
+"""data/<name>/manifest.json, the record of prepare.py, read with checks; and arrays in .npz files, read likewise.
 
   {"name": …, "splits": {split: record}, "dataset": {…} for sets of the user's own}
   record: images (how many), source, verified, sha256, files {file: {bytes, sha256, crc32 {array: CRC}}},

@@ -1,4 +1,4 @@
-"""Any folder of images as an OOD set: nothing has to be prepared, and how it is arranged does not matter."""
+"""Any folder of images as an OOD set, in any layout and without preparation."""
 import hashlib
 import os
 import sys

@@ -1,4 +1,4 @@
-"""OpenOOD's image lists: which there are, and which image of a prepared set a line of a list means.
+"""OpenOOD's image lists: their names, and the image of a prepared set that each line means.
 
 A list has a line an image, `relative/path label`; OOD images have −1. `prepare.py` copies the lists that it finds in a
 mirror to data/benchmark_imglist/. Prepared natural images keep their file names. CIFAR, MNIST and SVHN have none:

@@ -1,4 +1,4 @@
-"""Named random streams, and in which order an epoch takes the images: a function of seed, epoch and member alone."""
+"""Named random streams, and the order of the images in an epoch: functions of seed, epoch and member only."""
 import numpy as np
 import torch
 

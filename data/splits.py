@@ -1,4 +1,4 @@
-"""A Split: the images of one split of a data set, with what is known of them, opened once and handed on."""
+"""Split: the images of one split of a data set, with their properties, opened once and passed on."""
 import hashlib
 import os
 import weakref

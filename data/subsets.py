@@ -1,4 +1,4 @@
-"""Some images of a set: chosen by OpenOOD's lists or by ours, with what distinguishes them from OpenOOD's choice."""
+"""Some images of a set, selected by OpenOOD's lists or by ours, and the differences from OpenOOD's selection."""
 import hashlib
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""Crop, flip and normalise whole batches of uint8 images where they lie."""
+"""Crop, flip and normalize whole batches of uint8 images on their device."""
 import torch
 
 

@@ -1,4 +1,4 @@
-"""Sets of the user's own, which `prepare.py --folder NAME=DIR` made: registered in CATALOG from their manifests."""
+"""The user's own sets, made by `prepare.py --folder NAME=DIR` and registered in CATALOG from their manifests."""
 import re
 from pathlib import Path
 

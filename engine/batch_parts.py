@@ -1,4 +1,4 @@
-"""A batch in parts, over the ranks and in micro-batches, so that the parts' losses add up to that of the whole batch.
+"""Parts of a batch, over the ranks and in micro-batches, whose losses add up to that of the whole batch.
 
 What looks at several images of a batch does so before it is split: DisMax's fractional probability regularisation mixes
 over the whole batch of all ranks. DICE compares images of a class, so its batches are split between classes.

@@ -1,4 +1,4 @@
-"""States of networks and trainings as files: whole or absent, and never code."""
+"""The state of networks and trainings in files, written completely or not at all, and read without running code."""
 import io
 import zipfile
 

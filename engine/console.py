@@ -1,4 +1,4 @@
-"""Between a training and the user: signals that stop it, and lines that say how it goes."""
+"""Signals from the user that stop a training, and lines that report its progress."""
 import signal
 import sys
 

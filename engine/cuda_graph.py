@@ -1,4 +1,4 @@
-"""A training step as a CUDA graph, and the check that a replay does what the step does."""
+"""A training step as a CUDA graph, and the check that a replay agrees with the step."""
 import torch
 
 # Versions before this one leave CUDA's allocator in the capture after a capture has failed (pytorch/pytorch#180395),

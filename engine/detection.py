@@ -1,4 +1,4 @@
-"""From held-out logits to a calibrated classifier and back: calibration.json, made and read by the package's heads.
+"""From held-out logits to a calibrated classifier: calibration.json, written and read by the package's heads.
 
 A run's classifier is its first member's head. It gets the mean of the members' logits, each divided by the temperature.
 """

@@ -1,4 +1,4 @@
-"""Which device a script runs on, what it is called in the records, and what to do when its memory is too small."""
+"""The device of a script, its name in the records, and the message when its memory is too small."""
 import contextlib
 import ctypes
 import platform

@@ -1,4 +1,4 @@
-"""DICE's discriminator learns beside the ensemble."""
+"""The training of DICE's discriminator, one step for each step of the ensemble."""
 import torch
 
 from engine import distributed

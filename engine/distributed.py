@@ -1,4 +1,4 @@
-"""One process or several: `torchrun --nproc_per_node=N train.py …` starts N ranks, each with its part of every batch.
+"""One process or several: `torchrun --nproc_per_node=N train.py …` starts N ranks, each with a part of every batch.
 
 With one process every function here is free of cost and of torch.distributed. Rank 0, the main one, writes the files.
 """

@@ -1,4 +1,4 @@
-"""Weights that were trained elsewhere: read, renamed, and made a run that evaluate.py and the tables know.
+"""Weights that were trained elsewhere: read, renamed, and turned into a run for evaluate.py and the tables.
 
 Read are state dicts of PyTorch and of safetensors, alone or inside a checkpoint, of the DisMax release, of OpenOOD and
 SDDE, of torchvision and timm (ResNet18 and ResNet50), and our own.

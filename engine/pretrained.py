@@ -1,5 +1,5 @@
-"""torchvision's ImageNet networks: ResNet18 as a run, so that nobody needs a week of GPU time for the SoftMax row, and
-ResNet50 as the start of SDDE's members."""
+"""torchvision's ImageNet networks: ResNet18 as the run of the SoftMax row, without a week of GPU time, and ResNet50 as
+the start of SDDE's members."""
 from engine.build import members_of
 from engine.foreign_weights import adopt, load_renamed, read_weights
 from recipes import METHODS, recipe_of

@@ -1,4 +1,4 @@
-"""A training run's folder and what config.json says of its sessions."""
+"""The folder of a training run, and the records of its sessions in config.json."""
 from engine import devices, distributed
 from engine.console import say
 from utils import run_dir

@@ -1,4 +1,4 @@
-"""GradCAM maps of an ensemble's members, for the report: saliency.npz in the run's folder (analyze.py --saliency)."""
+"""GradCAM maps of an ensemble's members for the report: saliency.npz in the run's folder (analyze.py --saliency)."""
 from itertools import combinations
 
 import numpy as np

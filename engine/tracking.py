@@ -1,4 +1,4 @@
-"""Progress of a training in an experiment tracker: TensorBoard or Weights & Biases, optional extras of this project.
+"""Report a training to an experiment tracker: TensorBoard or Weights & Biases, which are optional extras.
 
 A tracker is given every column of log.csv, the recipe and the final results. It never stops a training: when it fails,
 that is said once, and the training continues without it.

@@ -1,4 +1,4 @@
-"""LeNet's stages in the form that is fast on a CPU.
+"""LeNet's stages in a form that is fast on CPUs.
 
 There most of such a small network's time goes into what surrounds the arithmetic: convolutions to six channels where
 sixteen fit into one instruction, and max-pooling of their four times larger outputs. So the first two blocks are

@@ -1,4 +1,4 @@
-"""A network as it is tested: batch normalisation that follows a convolution becomes a part of it."""
+"""A network for evaluation: batch normalization after a convolution becomes part of the convolution."""
 import copy
 from itertools import pairwise
 

@@ -1,5 +1,5 @@
-"""WideResNet-28-10 for 32×32 images, with the two habits of the published code that its numbers depend on: every
-convolution has a bias, and the final batch normalisation has momentum 0.9."""
+"""WideResNet-28-10 for 32×32 images, with two details of the published code that its numbers depend on: every
+convolution has a bias, and the final batch normalization has momentum 0.9."""
 from torch import nn
 
 from .network import Network, initialize_convolutions, relu

@@ -1,1 +1,1 @@
-"""What analyze.py writes: tables, verdicts, figures and a page."""
+"""The output of analyze.py: tables, verdicts, figures and a page."""

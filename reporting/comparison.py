@@ -1,4 +1,4 @@
-"""The tables of a benchmark: the paper's numbers beside ours under two protocols, and every method under every score.
+"""The tables of a benchmark: the paper's numbers and ours under two protocols, and every method under every score.
 
 dismax.py and openood.py say what a benchmark's columns, protocols and scores are; here it is computed and laid out.
 """

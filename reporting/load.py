@@ -1,4 +1,4 @@
-"""All evaluated runs of a results folder; and those that are left out of every table, each with the reason."""
+"""All evaluated runs of a results folder, and the runs that are left out of every table, with the reasons."""
 import csv
 import math
 from collections import defaultdict

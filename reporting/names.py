@@ -1,4 +1,4 @@
-"""What methods, networks and data sets are called in tables, in which order, and which score a method is ranked by.
+"""Titles and order of methods, networks and data sets in tables, and the score that ranks a method.
 
 recipes.py tells it. A name that is not registered is its own title, comes after the others, and is ranked by MPS:
 whatever has a run gets a row.

@@ -1,4 +1,4 @@
-"""The `openood` benchmark: SDDE's table, each method with its script's score and all with a common one."""
+"""The `openood` benchmark: SDDE's table, each method with its script's score, and all with a common score."""
 from data.datasets import OPENOOD, OUTLIERS
 from reporting import papers
 from reporting.comparison import Benchmark, Column, Protocol

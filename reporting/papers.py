@@ -1,4 +1,4 @@
-"""The published numbers, results/papers/*.csv: a row a network × method, each with the number of seeds and its source.
+"""The published numbers, results/papers/*.csv: one row per network × method, with the number of seeds and the source.
 
 Columns: id_dataset, model, method (our name; "" where the paper only quotes a method that is not ours), title (the
 paper's name), seeds, and the values with their standard deviations, in the paper's units.

@@ -1,4 +1,4 @@
-"""Scores that others computed, as a run in the tables: `analyze.py --scores NAME=DIR`.
+"""Scores that were computed elsewhere, as a run in the tables: `analyze.py --scores NAME=DIR`.
 
 DIR holds <set>.npz with pred, conf and label (n) each, of one in-distribution set and its OOD sets: the form of
 OpenOOD's dumps and of evaluate.py's scores/<score>/. conf is larger for in-distribution images. Metrics are computed

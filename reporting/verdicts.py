@@ -1,4 +1,4 @@
-"""Ours beside the paper's: within its tolerance or not?
+"""The verdict on our number: within the tolerance of the paper's or not.
 
 A difference Δ of means passes where |Δ| ≤ max(τ, 2·√(s²/n of the paper + s²/n of ours)). For most columns τ is a
 number of points. For ECE, whose published values lie between 0.003 and 0.027, it is a share of the paper's value, and

@@ -1,4 +1,4 @@
-"""What besides the recipe a number may depend on: the versions of the code and of the libraries."""
+"""The versions of the code and of the libraries, on which numbers may depend besides the recipe."""
 import importlib.metadata
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, text in any encoding, and errors that are written for the user."""
+"""Files that are written completely or not at all, text in any encoding, and error messages for users."""
 import contextlib
 import errno
 import glob

@@ -1,4 +1,4 @@
-"""A folder that one process works in at a time, on file systems with and without flock."""
+"""A folder for one process at a time, on file systems with and without flock."""
 import contextlib
 import errno
 import fcntl

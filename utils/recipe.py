@@ -1,4 +1,4 @@
-"""What the entries of recipes.py are: heads, networks, diversity losses, methods, recipes, blocks of a paper."""
+"""The types of the entries in recipes.py: heads, networks, diversity losses, methods, recipes, blocks of a paper."""
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace

@@ -1,4 +1,4 @@
-"""A run and its folder: its address, its settings, its records. Nobody else touches results/.
+"""A run and its folder: its address, settings and records. Only this module knows the layout of results/.
 
 results/<dataset>/<model>/<method>/seed<k>/
   config.json       the resolved recipe, what differs from the published one, versions, device, times

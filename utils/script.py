@@ -1,4 +1,4 @@
-"""How each of our scripts starts and ends: errors are sentences, Ctrl-C and closed outputs are no tracebacks."""
+"""The start and end of each script: errors become sentences, and Ctrl-C or a closed output gives no traceback."""
 import argparse
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""How many threads a script uses. Import this before torch: OpenMP reads its settings when it is loaded.
+"""The number of threads of a script. Import this before torch: OpenMP reads its settings when it is loaded.
 
 Waiting OpenMP threads do not spin, unless the user asks for it (OMP_WAIT_POLICY): on a shared machine spinning makes a
 step up to ten times slower. A job of `make -j N` uses its share of the cores, unless OMP_NUM_THREADS says otherwise.

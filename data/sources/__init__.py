@@ -1,1 +1,1 @@
-"""Acquires data sets, once a machine: find, download, verify, unpack, store. Only prepare.py uses it."""
+"""Acquire data sets: find, download, verify, unpack, store. Only prepare.py uses this package."""

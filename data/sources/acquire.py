@@ -1,4 +1,4 @@
-"""Bring one set from its sources to data/<name>/, and say what is there then."""
+"""Bring one set from its sources to data/<name>/, and report the result."""
 import os
 from threading import Lock
 

@@ -1,5 +1,5 @@
-"""Archives read with care: nothing is written by a member's name, nothing but regular files is read, and an archive
-that leads out of its folder, or that is far larger than what it should hold, is refused before anything is unpacked."""
+"""Safe reading of archives: only regular files are read, and member names never decide where something is written. An
+archive that leads out of its folder, or that is far larger than plausible, is refused before it is unpacked."""
 import contextlib
 import lzma
 import stat

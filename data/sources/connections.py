@@ -1,4 +1,4 @@
-"""HTTP connections that no server can hold open: one that only drips is cut off, and only http and https are spoken."""
+"""HTTP connections with deadlines: a server that sends too slowly is cut off. Only http and https are allowed."""
 import contextlib
 import http.client
 import socket

@@ -1,4 +1,4 @@
-"""Files over HTTP from servers that cut, stall, forget and lie: resumed, retried, and checked before they are used."""
+"""Downloads over HTTP from unreliable servers: resumed, retried, and verified before they are used."""
 import errno
 import fcntl
 import hashlib

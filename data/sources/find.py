@@ -1,5 +1,5 @@
-"""Where a data set can be had, best source first: official files in a mirror, complete class folders or idx files in a
-mirror, the official files of a mirror's address or of their official address, and then what a mirror has a part of.
+"""The sources of a data set, the best first: official files in a mirror, complete class folders or idx files in a
+mirror, official files from a mirror's address or from their official address, and then incomplete sets in a mirror.
 
 Official files are checked against their published MD5 before they are read. Others cannot be: `verified` is False.
 """

@@ -1,4 +1,4 @@
-"""Image files, in folders or archives → arrays at the sizes that networks take, or class folders for ImageNet's loader.
+"""Image files in folders or archives → arrays in the networks' sizes, or class folders for ImageNet's loader.
 
 The class of an image is what data/image_files.py says; images are in the order of class and file name. At most a few
 hundred are in memory at a time; the arrays of one set have at most 125 MB.

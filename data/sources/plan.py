@@ -1,4 +1,4 @@
-"""What `prepare` is about to do: which set, how many images, how big, from where, under which terms."""
+"""The plan of `prepare`: names, number of images, sizes, sources and terms."""
 import shutil
 
 from data.datasets import CATALOG, CORRUPTED

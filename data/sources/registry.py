@@ -1,4 +1,4 @@
-"""Where each data set comes from: addresses, checksums, layouts of archives and mirrors, terms, and whom to cite.
+"""The source of each data set: addresses, checksums, layouts of archives and mirrors, terms, and citation.
 
 No address and no checksum here is ours: `read_in` of a File says who publishes it (a test compares torchvision's).
 Where none is published, `by_hand` says so, and how to place the files.

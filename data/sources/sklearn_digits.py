@@ -1,4 +1,4 @@
-"""The benchmark that needs no download: scikit-learn's handwritten digits and its two photographs, as 28×28 images."""
+"""The benchmark without downloads: scikit-learn's handwritten digits and its two photographs, as 28×28 images."""
 import numpy as np
 from PIL import Image
 

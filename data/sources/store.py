@@ -1,4 +1,4 @@
-"""What `prepare` writes below data/<name>/, how it knows it again, and how it is verified."""
+"""The files that `prepare` writes below data/<name>/, their records, and their verification."""
 import json
 import os
 

@@ -1,4 +1,4 @@
-"""A folder of class folders → a data set to train on: resized, split if it has no test folder, its class names kept."""
+"""A folder of class folders → a training set: resized, split if there is no test folder, with its class names."""
 import hashlib
 from pathlib import Path
 
