@@ -79,7 +79,7 @@ class TrainState:
     train_seconds: float = 0.0  # of this epoch so far
     seconds: float = 0.0  # the same with the selection accuracy
     train_seconds_before: float = 0.0  # of earlier epochs
-    log: list = field(default_factory=list)  # a row an epoch
+    log: list = field(default_factory=list)  # a row per epoch
     best: dict = field(default_factory=lambda: {"epoch": 0, "accuracy": -1.0})
     best_weights: dict | None = None  # of the epoch in `best`; on disk only in checkpoints until the run is finished
 

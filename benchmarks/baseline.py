@@ -67,7 +67,7 @@ def dismax_loss(logits, labels):
 
 
 def loss_of(members, images, labels):
-    """Of a batch a member, (N, B, 3, H, W) and (N, B): the mean of the members' losses, and their logits."""
+    """Of a batch per member, (N, B, 3, H, W) and (N, B): the mean of the members' losses, and their logits."""
     logits = [member(x) for member, x in zip(members, images)]
     losses = [(dismax_loss if isinstance(member.classifier, PlainDisMax) else F.cross_entropy)(z, y)
               for member, z, y in zip(members, logits, labels)]

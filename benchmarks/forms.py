@@ -27,7 +27,7 @@ CASES = {case.title: case for case in (
 
 
 def check_step(case, device, compiled=False, batch=None):
-    """Train some steps in every form, from the same weights on the same batches. Yields a dict a form.
+    """Train some steps in every form, from the same weights on the same batches. Yields a dict per form.
 
     A recorded or compiled form must make the update of the eager form in the same number format, to UPDATE_TOLERANCE;
     bfloat16 must have the loss of float32, to LOSS_TOLERANCE. `wrong` says what is not so.

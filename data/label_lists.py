@@ -15,7 +15,7 @@ from utils.io import UserError, read_text
 KAGGLE, DEVKIT = "LOC_val_solution.csv", "ILSVRC2012_validation_ground_truth.txt"
 ANNOTATIONS = "val_annotations.txt"  # Tiny ImageNet's
 LISTS = ("val.txt", "val_map.txt", ANNOTATIONS, "labels.txt")  # a file name and its class a line
-IN_ORDER = ("imagenet_2012_validation_synset_labels.txt", "synset_labels.txt")  # a class a line
+IN_ORDER = ("imagenet_2012_validation_synset_labels.txt", "synset_labels.txt")  # a class per line
 NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 

@@ -1,6 +1,6 @@
 """OpenOOD's image lists: their names, and the image of a prepared set that each line means.
 
-A list has a line an image, `relative/path label`; OOD images have −1. `prepare.py` copies the lists that it finds in a
+A list has a line per image, `relative/path label`; OOD images have −1. `prepare.py` copies the lists that it finds in a
 mirror to data/benchmark_imglist/. Prepared natural images keep their file names. CIFAR, MNIST and SVHN have none:
 OpenOOD numbers them in the official order, MNIST from 0, SVHN from 000001 (both write the label beside the number, and
 every label fits), CIFAR within each class from 0001 (the convention of cifar2png; the lists cannot prove it).

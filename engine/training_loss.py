@@ -39,7 +39,7 @@ class TrainingLoss(nn.Module):
         """The loss of a step, or a part's share of it.
 
         Args:
-            inputs, targets: (N, B, 3, H, W) and (N, B), a batch a member; or (B, 3, H, W) and (B), one for all; as
+            inputs, targets: (N, B, 3, H, W) and (N, B), a batch per member; or (B, 3, H, W) and (B), one for all; as
                 `preprocess` gives them.
             aux_images: images (B', 3, H, W) for the auxiliary losses, which every member sees with frozen BN
                 statistics; None: they are computed on `inputs`, which all members must share then.

@@ -88,7 +88,7 @@ score_number._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def check_logits(logits: Tensor, num_classes: int) -> None:
     """ValueError unless the logits are (n, num_classes) with n ≥ 1 and finite."""
     if logits.dim() != 2 or logits.shape[1] != num_classes:
-        raise ValueError(f"logits must be (n, {num_classes}), one row a held-out sample, got {tuple(logits.shape)}")
+        raise ValueError(f"logits must be (n, {num_classes}), one row per held-out sample, got {tuple(logits.shape)}")
     if len(logits) == 0:
         raise ValueError("there are no logits: at least one held-out sample is needed")
     if not logits.is_floating_point():
@@ -102,7 +102,7 @@ def check_labels(labels: Tensor, logits: Tensor) -> None:
     """ValueError unless the labels are (n) class numbers of the logits (n, C)."""
     n, num_classes = logits.shape
     if labels.shape != (n,):
-        raise ValueError(f"labels must be ({n},), one class a row of logits, got {tuple(labels.shape)}")
+        raise ValueError(f"labels must be ({n},), one class per row of logits, got {tuple(labels.shape)}")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be class numbers, got {labels.dtype}")
     low, high = int(labels.min()), int(labels.max())

@@ -15,7 +15,7 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, images, return_features=False):
-        """Images (B, 3, H, W) for all, or (N, B, 3, H, W), a batch a member → logits (N, B, C).
+        """Images (B, 3, H, W) for all, or (N, B, 3, H, W), a batch per member → logits (N, B, C).
 
         With `return_features` the tuple (logits, features, maps): lists of N, each member's features (B, F), and the
         maps (B, channels, h, w) of its last stage but one, which SDDE takes for its saliency (LeNet 16×5×5,

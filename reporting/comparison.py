@@ -135,7 +135,7 @@ def is_complete(run, benchmark, protocol, column):
 
 
 def tidy(dataset, lines):
-    """A dict a line and column."""
+    """A dict per line and column."""
     return [{"id_dataset": dataset, "model": line.model, "method": line.method, "title": line.title,
              "changed": line.changed, "protocol": line.protocol.name, **cell._asdict()}
             for line in lines for cell in line.cells]
@@ -144,7 +144,7 @@ def tidy(dataset, lines):
 # ---- laid out ----
 
 def sections(benchmark, dataset, lines, results):
-    """A Section a network: of each method the paper's line, and ours under each protocol, with Δ where it can be.
+    """A Section per network: of each method the paper's line, and ours under each protocol, with Δ where it can be.
 
     Args:
         lines: what `compare` gives; results: load.Results, for what is left out.
@@ -164,7 +164,7 @@ def sections(benchmark, dataset, lines, results):
 
 
 def _texts(lines, columns, of_model, benchmark):
-    """The rows of one method: [label, a text a column, two of what it costs]."""
+    """The rows of one method: [label, a text per column, two of what it costs]."""
     paper = lines[0].cells
     if any(math.isfinite(cell.paper) for cell in paper):
         yield ["paper", *(number(cell.paper, cell.paper_std, column.paper_digits)

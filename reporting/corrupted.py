@@ -24,7 +24,7 @@ SHOWN = (0, 1, 5)  # severities; the CSV has all
 
 
 def rows_of(dataset, runs):
-    """Tidy: a row a run × severity × column: the mean over the corruptions that were tested, and how many."""
+    """Tidy: a row per run × severity × column: the mean over the corruptions that were tested, and how many."""
     rows = []
     for run in (run for run in runs if run.id_dataset == dataset):
         groups = {place[0] for place in run.cells("openood", "best", "images") if place[0].startswith("corrupted_")}
@@ -51,7 +51,7 @@ def _note(run, group):
 
 
 def sections(rows):
-    """A Section a network and recipe."""
+    """A Section per network and recipe."""
     headers = ["severity", "method", "n", "corruptions", *METRICS]
     for (model, changed), part in grouped(rows, lambda row: (row["model"], row["changed"])):
         lines = []
@@ -66,7 +66,7 @@ def sections(rows):
 
 
 def _texts(rows):
-    """n, how many corruptions, and a text a column, of one method and severity."""
+    """n, how many corruptions, and a text per column, of one method and severity."""
     counts = sorted({row["corruptions"] for row in rows} - {0})
     texts = [str(len({row["seed"] for row in rows})), "/".join(map(str, counts))]
     for column, (_, _, _, digits) in METRICS.items():

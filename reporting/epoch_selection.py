@@ -26,7 +26,7 @@ HEADERS = ["method", "n", "best epoch", "accuracy (%): best", "last", "near: bes
 
 
 def rows_of(dataset, runs):
-    """Tidy: a row a run: best epoch, accuracies on the images it is chosen by, AUROCs of both epochs in per cent, and
+    """Tidy: a row per run: best epoch, accuracies on the images it is chosen by, AUROCs of both epochs in per cent, and
     the log's first and last diversity and dead maps, NaN where a method has none. Of runs that were trained here."""
     return [row_of(run) for run in runs if run.id_dataset == dataset and run.log and includes(run)]
 
@@ -47,7 +47,7 @@ def row_of(run):
 
 
 def sections(rows):
-    """A Section a network and recipe."""
+    """A Section per network and recipe."""
     for (model, changed), part in grouped(rows, lambda row: (row["model"], row["changed"])):
         lines = []
         for method in in_order({row["method"] for row in part}):

@@ -38,7 +38,7 @@ class Run:
     seed: int
     changed: str
     config: dict
-    log: list  # a dict an epoch, of floats; empty for a network that was not trained here
+    log: list  # a dict per epoch, of floats; empty for a network that was not trained here
     rows: list  # of metrics.csv, as run_dir.read_metrics gives them
 
     @cached_property

@@ -25,7 +25,7 @@ UNVERIFIED = "from files that no checksum covers"
 
 
 def rows_of(dataset, runs):
-    """Tidy: a row a network × recipe × OOD set × method × score, of which AUROC and FPR95 are in per cent."""
+    """Tidy: a row per network × recipe × OOD set × method × score, of which AUROC and FPR95 are in per cent."""
     rows = []
     for (model, changed), part in grouped([run for run in runs if run.id_dataset == dataset],
                                           lambda run: (run.model, run.changed)):
@@ -71,7 +71,7 @@ def status(note):
 
 
 def sections(rows):
-    """A Section a network and recipe."""
+    """A Section per network and recipe."""
     headers = ["OOD set", "images", "method", "scored with", "n", "AUROC (%)", "FPR95 (%)"]
     for (model, changed), part in grouped(rows, lambda row: (row["model"], row["changed"])):
         lines, before = [], None

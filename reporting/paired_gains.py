@@ -36,7 +36,7 @@ The paper's line is the difference of its two means. The paper has no paired val
 
 
 def compare(dataset, runs):
-    """Tidy: a row a model × recipe × method × checkpoint × group × score; empty where no seed has both DE and a method.
+    """Tidy: a row per model × recipe × method × checkpoint × group × score; empty if no seed has both DE and a method.
 
     Runs are paired within one recipe: what was changed must be the same on both sides.
 
@@ -101,7 +101,7 @@ def on_common_seeds(pairs, checkpoint, group):
 
 
 def summary(gain):
-    """n, mean, sample standard deviation and 95 % t-interval of one value a seed; NaN where one seed says nothing."""
+    """n, mean, sample standard deviation and 95 % t-interval of one value per seed; NaN where one seed says nothing."""
     n, mean = len(gain), float(gain.mean())
     std = float(gain.std(ddof=1)) if n > 1 else math.nan
     half = stdtrit(n - 1, 0.975) * std / math.sqrt(n) if n > 1 else math.nan
@@ -112,7 +112,7 @@ def summary(gain):
 
 
 def sections(dataset, rows, runs):
-    """A Section a network and recipe: each script's score; and one for both: the common one, DE's or the method's."""
+    """A Section per network and recipe: each script's score; and one for both: the common one, DE's or the method's."""
     headers = ["method − DE", "checkpoint", "scored with", "n"]
     for group in GROUPS:
         headers += [f"{group}: Δ AUROC", "95 % interval", "due to the score"]
@@ -174,7 +174,7 @@ def _notes(dataset, changed, part, runs):
 
 
 def score_sections(rows):
-    """A Section a network and recipe: the gain with one score for both, every aggregation."""
+    """A Section per network and recipe: the gain with one score for both, every aggregation."""
     for (model, changed), part in grouped(rows, lambda row: (row["model"], row["changed"])):
         lines = []
         for (method, checkpoint, group), cells in grouped(

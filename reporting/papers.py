@@ -13,7 +13,7 @@ WORDS = ("id_dataset", "model", "method", "title", "score", "source")
 
 @functools.cache
 def dismax():
-    """Table 2 and the ImageNet table of DisMax, a dict a row; values are floats, absent where the paper has none."""
+    """Table 2 and the ImageNet table of DisMax, a dict per row; values are floats, absent where the paper has none."""
     return [row for path in sorted(PAPERS.glob("dismax_*.csv")) for row in _rows(path)]
 
 

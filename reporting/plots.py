@@ -61,7 +61,7 @@ def legend_below(axis):
 # ---- the picture that comes first ----
 
 def summary(columns):
-    """Ours beside the paper's, a panel a column of a table.
+    """Ours beside the paper's, a panel per column of a table.
 
     columns: {title: [(method, paper's mean, std, our mean, std)]}, the same methods in each; NaN for what there is none
     of.
@@ -88,7 +88,7 @@ def summary(columns):
 # ---- detection ----
 
 def score_histograms(methods):
-    """A panel a method. methods: name → (score's name, in-distribution scores, {set: (group, scores, AUROC)})."""
+    """A panel per method. methods: name → (score's name, in-distribution scores, {set: (group, scores, AUROC)})."""
     figure, axes = panels(methods, height=4)
     for name, axis in axes:
         score, inside, outside = methods[name]
@@ -108,7 +108,7 @@ def score_histograms(methods):
 
 
 def roc_curves(methods):
-    """A panel a method; see score_histograms."""
+    """A panel per method; see score_histograms."""
     figure, axes = panels(methods, height=4.4)
     for name, axis in axes:
         _, inside, outside = methods[name]
@@ -140,7 +140,7 @@ def in_words(group, name, auroc):
 # ---- calibration and training ----
 
 def reliability_diagrams(methods):
-    """A panel a method: accuracy of each bin of confidence, and how many samples each bin has.
+    """A panel per method: accuracy of each bin of confidence, and how many samples each bin has.
 
     methods: name → {label: (probabilities (n, C), labels (n))}. Bins are those of the ECE. A bin without samples has no
     point, and no line crosses it; one with fewer than ten has a hollow point.
@@ -204,7 +204,7 @@ def training_curves(panels_of):
 # ---- saliency ----
 
 def saliency_maps(rows, methods):
-    """A row an image: the image, and of each method the members' maps and their correlations.
+    """A row per image: the image, and of each method the members' maps and their correlations.
 
     All of it is drawn into one axes, whose unit is the side of an image, since a hundred axes take ten times as long.
 
@@ -245,7 +245,7 @@ def _tile(axis, image, left, top, **options):
 
 
 def saliency_correlations(sets, methods):
-    """The mean correlation over pairs of members' maps, a point an image and a mean with its standard deviation.
+    """The mean correlation over pairs of members' maps, a point per image and a mean with its standard deviation.
 
     Args:
         sets: titles. methods: name → (sets, images) values, NaN where there are fewer images.

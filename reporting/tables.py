@@ -45,7 +45,7 @@ class Table:
     title: str
     sections: list
     legend: str  # what the reader must know; an indented line goes on the one before
-    tidy: list = field(default_factory=list)  # the numbers, a dict a row
+    tidy: list = field(default_factory=list)  # the numbers, a dict per row
     shown: bool = True  # on the terminal
 
 

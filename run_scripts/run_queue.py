@@ -153,7 +153,7 @@ def say(args, text):
 
 
 def state_table(entries, reference):
-    """The queue as a Markdown table, a row a line of the file."""
+    """The queue as a Markdown table, a row per line of the file."""
     rows = ["| data set | network | methods | seeds | needs | done |", "|---|---|---|---|---|---|"]
     for match, jobs in entries:
         done = sum(job.is_done(reference) for job in jobs)

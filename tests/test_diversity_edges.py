@@ -84,7 +84,7 @@ def test_small_logits_are_the_smaller_half():
     (lambda: InputGradientDiversityLoss("mean"), "unknown mode 'mean': choose from max, min, gt, sum"),
     (lambda: NCLDiversityLoss()(labels=LABELS), "needs logits="),
     (lambda: ADPDiversityLoss(2, 1)(logits=golden_logits()), "needs labels="),
-    (lambda: ADPDiversityLoss(2, 1)(logits=golden_logits(), labels=LABELS[:2]), r"one label a sample, \(4,\)"),
+    (lambda: ADPDiversityLoss(2, 1)(logits=golden_logits(), labels=LABELS[:2]), r"one label per sample, \(4,\)"),
     (lambda: ADPDiversityLoss(2, 1)(logits=golden_logits(), labels=LABELS + 1), r"labels in \[0, 5\), got 1 to 5"),
     (lambda: ADPDiversityLoss(2, 1)(logits=golden_logits(), labels=LABELS.double()), "class numbers, got"),
     (lambda: ADPDiversityLoss(2, 1)(logits=golden_logits()[..., :1], labels=0 * LABELS), "at least two classes"),

@@ -186,7 +186,7 @@ def test_features_of_different_shapes_are_refused():
     loss = DiceDiversityLoss(lambda a, b, y: (a * b).sum(1))
     with pytest.raises(ValueError, match=r"features of one shape \(B, D\) for every member, got \(4, 3\), \(4, 2\)"):
         loss(features=[torch.randn(4, 3), torch.randn(4, 2)], labels=LABELS)
-    with pytest.raises(ValueError, match=r"one label a sample, \(4,\)"):
+    with pytest.raises(ValueError, match=r"one label per sample, \(4,\)"):
         loss(features=[torch.randn(4, 3)] * 2, labels=LABELS[:2])
     with pytest.raises(ValueError, match="needs features="):
         loss(features=[], labels=LABELS)

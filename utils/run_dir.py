@@ -2,12 +2,12 @@
 
 results/<dataset>/<model>/<method>/seed<k>/
   config.json       the resolved recipe, what differs from the published one, versions, device, times
-  log.csv           one row an epoch
+  log.csv           one row per epoch
   weights.pt        last epoch: the run is finished when, and only when, this file and config.json are there
   weights_best.pt   the epoch with the best accuracy on the images that the paper selected by
   checkpoint.pt     everything to continue from, while the run is in progress
   logits/, logits_best/, scores/, calibration.json      evaluate.py's
-  metrics.csv       evaluate.py's: a row a number, and a last row that says how many there are and their SHA-256
+  metrics.csv       evaluate.py's: a row per number, and a last row that says how many there are and their SHA-256
 """
 import csv
 import functools
@@ -165,7 +165,7 @@ def write_json(path, content):
 
 
 def write_log(folder, rows):
-    """rows: one dict an epoch, all with the same keys."""
+    """rows: one dict per epoch, all with the same keys."""
     write_table(folder / "log.csv", rows)
 
 

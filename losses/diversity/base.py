@@ -75,7 +75,7 @@ class DiversityLoss:
         if labels is None:
             raise self.needs_error("labels=, (B) classes")
         if labels.shape != (size,):
-            raise self.needs_error(f"one label a sample, ({size},), for all members alike, got {tuple(labels.shape)}")
+            raise self.needs_error(f"one label per sample, ({size},), for all members alike, got {tuple(labels.shape)}")
         return labels
 
     def checked_labels(self, labels: Tensor | None, size: int, classes: int) -> Tensor:
