@@ -97,9 +97,9 @@ def in_float32(tensor: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def full_precision(tensor: Tensor) -> Iterator[None]:
-    """A block without autocast on the tensor's device; some, as "meta", have none anyway."""
-    device = tensor.device.type
-    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else contextlib.nullcontext():
+    """A block without autocast on the tensor's device; a "meta" tensor, which has no values, knows no autocast."""
+    device = tensor.device.type  # torch.amp.is_autocast_available cannot be compiled before PyTorch 2.13
+    with torch.autocast(device, enabled=False) if device != "meta" else contextlib.nullcontext():
         yield
 
 
