@@ -1,4 +1,5 @@
-"""The last lines of `make demo`: a detection by the package's calibrated head, the report, the next commands.
+"""The last lines of `make demo`: a detection by the package's calibrated head, a network for CIFAR-10 asked about two
+photographs, the report, the next commands.
 
   python run_scripts/end_demo.py results/digits/lenet/dismax_fpr/seed1
 
@@ -11,8 +12,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make our packages importable
 
 import numpy as np
+import sklearn.datasets
 import torch
 
+from detect import RunReader
 from losses import LossFirstPart
 from recipes import score_of
 from utils.io import UserError
@@ -20,6 +23,8 @@ from utils.run_dir import load_run
 from utils.script import run_script
 
 REJECT_RATE = 0.05
+CIFAR10_RUN = Path("results/reference/cifar10/resnet20/dismax_fpr/seed1")  # with its weights
+PHOTOGRAPHS = ("china.jpg", "flower.jpg")  # of scikit-learn
 NEXT = """\
 Digits 0-6 were learned; 7-9 and patches of photographs were to be separated
 from them. This is a toy: its numbers prove nothing.
@@ -28,7 +33,9 @@ All tables with figures: {report}
 Next, the real thing:
   source .venv/bin/activate
   make prepare-data DATASETS="cifar10 cifar100 svhn"
-  make reproduce-cifar10 MODELS=resnet34 METHODS="softmax dismax_fpr" SEEDS=1"""
+  make reproduce-cifar10 MODELS=resnet34 METHODS="softmax dismax_fpr" SEEDS=1
+Ask the same network about your images:
+  python detect.py {cifar10_run} my_photos"""
 
 
 def main():
@@ -47,7 +54,18 @@ def main():
     for name, title in ((run.dataset, "of 0-6, images that it was not calibrated on"), ("digits_789", "of 7-9"),
                         ("photo_patches", "of patches of photographs")):
         print(f"  {away[name]:6.1%} {title}")
-    print("\n" + NEXT.format(report=folder.parents[3] / "report.html"))
+    ask_about_photographs()
+    print("\n" + NEXT.format(report=folder.parents[3] / "report.html", cifar10_run=CIFAR10_RUN))
+
+
+def ask_about_photographs():
+    """What detect.py answers for two photographs on which none of CIFAR-10's classes is to be seen."""
+    root = Path(__file__).resolve().parents[1]
+    reader = RunReader(root / CIFAR10_RUN, None, REJECT_RATE, torch.device("cpu"))
+    print(f"\nDetection by {CIFAR10_RUN}\nA temple and a flower are none of CIFAR-10's classes, so \"out\" is right:")
+    for name in PHOTOGRAPHS:
+        found = reader.answer(str(Path(sklearn.datasets.__file__).parent / "images" / name))
+        print(f"  {name}: {found['class_name']}, probability {found['probability']:.2f}, {found['answer']}")
 
 
 def saved_logits(folder, name):
