@@ -36,7 +36,7 @@ def model_card(run, config, rows, calibration, detection, graphs):
 ## Training
 
 {f"Changed from the recipe in recipes.py: {changed}." if changed else
- "The published recipe." if is_published(run) else "The recipe in recipes.py; no paper trains this network on this data."}
+ "The published recipe." if is_published(run) else "The recipe in recipes.py; no paper trains this network here."}
 
 {recipe}
 
