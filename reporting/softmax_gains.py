@@ -31,9 +31,9 @@ def compare(dataset, runs):
     """Tidy: a row a model × recipe × method × quantity × pair of scores; empty where no seed has both sides.
 
     Returns:
-        dicts with `quantity` ("accuracy", the name of an OOD set, "near sets", "far sets"), `ood_group`, `score` and `softmax_score` ("" for
-        the accuracy), `seeds`, `n`, `mean`, `std`, `low`, `high` (95 % interval), `due_to_score` (NaN unless both have
-        one score), in points.
+        dicts with `quantity` ("accuracy", the name of an OOD set, "near sets" or "far sets"), `ood_group`, `score` and
+        `softmax_score` ("" for the accuracy), `seeds`, `n`, `mean`, `std`, `low`, `high` (95 % interval) and
+        `due_to_score` (NaN unless both have one score), in points.
     """
     rows, runs = [], [run for run in runs if run.id_dataset == dataset and is_single(run) and not run.from_files]
     for (model, changed), part in grouped(runs, lambda run: (run.model, run.changed)):

@@ -48,7 +48,7 @@ def state(network, done, total):
         return "done"
     if network not in CPU_NETWORKS:
         return "needs a GPU"
-    return "running on a CPU" if done else "queued, a CPU will do"
+    return "in progress" if done else "queued, a CPU will do"
 
 
 def verdict(paper, dataset, network, methods, runs):
