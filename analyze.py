@@ -1,29 +1,29 @@
-"""Put all evaluated runs beside the papers' numbers.
+"""Compare all evaluated runs with the papers' numbers.
 
   python analyze.py                                             every data set with runs
-  python analyze.py --dataset cifar10                           one of them
-  python analyze.py --results-dir results/epochs1               another folder of runs (a shortened try, say)
+  python analyze.py --dataset cifar10                           one data set
+  python analyze.py --results-dir results/epochs1               another folder of runs, for instance shortened ones
   python analyze.py --report                                    also figures/*.png, and report.html with everything
-  python analyze.py --saliency                                  the report with saliency maps of ensembles, which are
-                                                                computed from their weights and the images
+  python analyze.py --saliency                                  the report with saliency maps of ensembles, computed
+                                                                from their weights and the images
   python analyze.py --corrupted                                 only calibration under corruption
-  python analyze.py --scores ash=DIR                            with a row of scores that others computed
-  python analyze.py --check                                     only say whether complete published rows are within
-                                                                their tolerances; fails, naming the cells, if not
+  python analyze.py --scores ash=DIR                            with a row for scores that were computed elsewhere
+  python analyze.py --check                                     only compare complete published rows with their
+                                                                tolerances; fails, and names the cells, if one is off
 
-Prints, and writes to <results-dir>/tables/ as CSV (tidy), Markdown and LaTeX:
-  dismax_<dataset>                 the layout of DisMax's Table 2, the paper and ours under both protocols
+The command prints these tables and writes them to <results-dir>/tables/ as CSV (tidy), Markdown and LaTeX:
+  dismax_<dataset>                 DisMax's Table 2: the paper's rows, and ours under both protocols
   dismax_<dataset>_scores          AUROC of every method under every score, held-out protocol
   dismax_<dataset>_paired          each method minus SoftMax on the same seed, and what of the gain is due to the score
   openood_<dataset>                the openood benchmark: the paper and ours, as published and with a common score
   openood_<dataset>_scores         near and far AUROC of every method under every score
-  openood_<dataset>_sets           every method on every single OOD set
-  openood_<dataset>_paired         each method minus DE on the same seed, and what of the gain is due to the score;
-                                   …_paired_scores: the same with one score for both, every score
-  openood_<dataset>_epochs         how the ensembles' training went: the chosen epoch, its worth, and what the logs say
+  openood_<dataset>_sets           every method on each OOD set
+  openood_<dataset>_paired         each method minus DE on the same seed, and the part of the gain due to the score;
+                                   …_paired_scores: the same with one score for both, for every score
+  openood_<dataset>_epochs         training of the ensembles: the selected epoch, its effect, and losses from the logs
   corrupted_<dataset>              calibration under corruption
-  runs                             one row a run: device, seconds, versions, accuracies (CSV only)
-Runs whose files are damaged, incomplete or disagree are left out and named.
+  runs                             one row per run: device, seconds, versions, accuracies (CSV only)
+Runs with damaged, incomplete or contradictory files are left out and named.
 """
 import utils.threads  # noqa: F401, I001  Ctrl-C while the rest is imported
 
@@ -47,20 +47,21 @@ from utils.script import run_script
 def main():
     load_plugins()  # the titles of its methods and networks
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results-dir", type=Path, default=Path("results"))
-    parser.add_argument("--dataset", help=f"{', '.join(DATASETS)}, or one of yours")
+    parser.add_argument("--results-dir", type=Path, default=Path("results"), help="folder of runs (default: results)")
+    parser.add_argument("--dataset", help=f"{', '.join(DATASETS)}, or a set of your own (default: all with runs)")
     parser.add_argument("--report", action="store_true", help="also draw figures and write report.html")
-    parser.add_argument("--saliency", action="store_true", help="as --report, with saliency maps of each ensemble's "
-                        "first seed, computed from its weights and the images in --data-dir")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="only for --saliency")
+    parser.add_argument("--saliency", action="store_true", help="like --report, with saliency maps of the first seed "
+                        "of each ensemble, computed from its weights and the images in --data-dir")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="data sets for --saliency (default: data)")
     parser.add_argument("--corrupted", action="store_true", help="only the tables of calibration under corruption")
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if a complete published row is off")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a cell of a complete published "
+                        "row is outside its tolerance")
     parser.add_argument("--scores", nargs="+", default=[], type=named_folder, metavar="NAME=DIR", help="folders of "
-                        "<set>.npz with pred, conf and label, from anywhere (OpenOOD's dumps, say), as rows of the "
-                        "tables. NAME: the method, or network/method; the same NAME again is another seed")
+                        "<set>.npz files with pred, conf and label, for instance from OpenOOD, as rows of the tables. "
+                        "NAME is a method or network/method; the same NAME again is another seed")
     add_plugin_argument(parser)
     args = parser.parse_args()
-    gc.disable()  # hundreds of runs are half a million rows, none in a cycle: looking for cycles is a third of the time
+    gc.disable()  # half a million rows have no reference cycles, and the search for cycles takes a third of the time
     results = read_runs(args.results_dir, args.dataset or "*", needed=not args.scores)
     for k, (name, folder) in enumerate(args.scores):
         from reporting.score_files import read_scores  # here, because it imports much of SciPy
@@ -90,7 +91,7 @@ def named_folder(text):
 
 
 def compute_saliency(runs, data_dir):
-    """Bring saliency.npz of the first seed of each ensemble up to date. Yields what was done, a line each."""
+    """Bring saliency.npz of the first seed of each ensemble up to date. Yields a line for each run."""
     from engine.saliency import write_saliency
 
     seen = set()
@@ -122,8 +123,8 @@ def write_tables(folder, results, only_corrupted=False):
             tables = [*dismax_tables(dataset, results), *openood_tables(dataset, results), *tables]
         yield dataset, [(table.title, table.name, publish(table, folder)) for table in tables]
     if only_corrupted and not any(corrupted.rows_of(dataset, results.runs) for dataset in datasets):
-        raise UserError("no run was evaluated on corrupted images. Prepare them, and evaluate again: python "
-                        "data/prepare.py cifar10_c (or python data/corruptions.py cifar10)")
+        raise UserError("no run was evaluated on corrupted images. Prepare them and evaluate again: python "
+                        "data/prepare.py cifar10_c (or python data/sources/corruptions.py cifar10)")
 
 
 def row_of(run):
@@ -172,7 +173,7 @@ def openood_tables(dataset, results):
         yield Table(f"{name}_paired_scores", f"{title}: method minus DE, one score for both",
                     list(paired_gains.score_sections(rows)), paired_gains.LEGEND, rows, shown=False)
     if any(run.members > 1 for run in runs) and (rows := epoch_selection.rows_of(dataset, runs)):
-        yield Table(f"{name}_epochs", f"{title}: how training went", list(epoch_selection.sections(rows)),
+        yield Table(f"{name}_epochs", f"{title}: training and the selected epoch", list(epoch_selection.sections(rows)),
                     epoch_selection.LEGEND, rows, shown=False)
 
 

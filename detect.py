@@ -1,17 +1,17 @@
-"""Ask trained runs about anybody's images: which class, how probable, and are they in-distribution at all?
+"""Classify images with trained runs, and reject images that are out-of-distribution.
 
   python detect.py results/digits/lenet/dismax/seed1 photo.jpg scans/
   python detect.py results/cifar10/resnet34/dismax_fpr/seed1 holiday/*.jpg --reject-rate 1 --score MPS > answers.csv
   find scans -name '*.png' | python detect.py RUN1 RUN2 - --json
 
-A row an image and run goes to standard output, as CSV or as a JSON object: run (where there are several), file, class
-(a number), class_name, probability (calibrated: softmax at the fitted temperature), score (larger = more
-in-distribution), threshold, and answer: "in", or "out" where the score is below what all but --reject-rate per cent of
-the in-distribution test images reach. Temperature and thresholds are those of evaluate.py.
+The command prints one row per image and run, as CSV or JSON lines: run (if there are several), file, class (a number),
+class_name, probability (softmax at the fitted temperature), score (larger = more in-distribution), threshold, and
+answer: "out" if the score is below the threshold, else "in". --reject-rate per cent of the in-distribution test images
+have a score below the threshold. Temperature and thresholds are those of evaluate.py.
 
-Folders are searched for images, and "-" reads names of files from standard input, one a line. Images are turned upright
-by their EXIF orientation. An image that cannot be read is named on standard error, the others are still answered, and
-the exit status is 1.
+Folders are searched for images, and "-" reads file names from standard input, one per line. Images are rotated
+according to their EXIF orientation. If an image cannot be read, its name goes to standard error, the other images are
+processed, and the exit status is 1.
 """
 import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its settings when it is loaded
 
@@ -45,17 +45,17 @@ COLUMNS = ("file", "class", "class_name", "probability", "score", "threshold", "
 def main():
     load_plugins()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="+", metavar="RUN … IMAGE …", help="folders of runs that evaluate.py has been "
-                        "at, then image files, folders of them, or - for names on standard input")
-    parser.add_argument("--score", choices=list(score_functions()), help="by default the paper's for the run's method")
-    parser.add_argument("--reject-rate", "--reject", type=float, default=5, metavar="PER_CENT", help="of "
-                        "in-distribution images to turn away, 0 to 100 (default 5)")
-    parser.add_argument("--json", action="store_true", help="a JSON object a line in place of CSV")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps …; by default the accelerator if there is one")
+    parser.add_argument("paths", nargs="+", metavar="RUN … IMAGE …", help="folders of evaluated runs, then image "
+                        "files, folders of images, or - for names on standard input")
+    parser.add_argument("--score", choices=list(score_functions()), help="default: the paper's score for the method")
+    parser.add_argument("--reject-rate", "--reject", type=float, default=5, metavar="PER_CENT", help="share of "
+                        "in-distribution images to reject, 0 to 100 per cent (default: 5)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line instead of CSV")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the accelerator if there is one)")
     add_plugin_argument(parser)
     args = parser.parse_args()
     if not 0 <= args.reject_rate <= 100:
-        raise UserError(f"--reject-rate is a number of per cent from 0 to 100, got {args.reject_rate:g}")
+        raise UserError(f"--reject-rate must be between 0 and 100 per cent, got {args.reject_rate:g}")
     runs = [path for path in args.paths if (Path(path) / "config.json").exists()]
     images = [path for path in args.paths if path not in runs]
     if not runs:
@@ -80,7 +80,7 @@ def main():
 
 
 class RunReader:
-    """A run's network, ready to answer for image files."""
+    """The network of a run, ready to classify image files."""
 
     def __init__(self, folder, score, reject_rate, device):
         run, config = run_dir.load_run(folder)

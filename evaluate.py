@@ -1,23 +1,23 @@
-"""Evaluate trained runs: run the network once over every test set, then compute every score and metric from its logits.
+"""Evaluate trained runs: run the network once on every test set, then compute all scores and metrics from its logits.
 
   python evaluate.py results/cifar10/resnet34/dismax_fpr/seed1
   python evaluate.py results/digits/lenet/*/seed*
   python evaluate.py RUN --detectors mahalanobis knn vim react     post-hoc detectors of pytorch-ood
-  python evaluate.py RUN --ood holiday=DIR                         a folder of images as a further OOD set
+  python evaluate.py RUN --ood holiday=DIR                         a folder of images as another OOD set
   python evaluate.py --weights FILE --dataset cifar10 --model resnet34     weights that were trained elsewhere
   python evaluate.py --pretrained                    torchvision's ResNet18 as ImageNet's SoftMax row, without training
   torchrun --nproc_per_node=8 evaluate.py RUN        every set in eight parts
 
-For each run, with the last epoch's weights and with the best epoch's (…_best):
+Each run is evaluated with the weights of its last epoch and of its best epoch (files ending in _best). It gets:
   logits/<set>.npz            logits (N, n, C) float32, labels (n) int64, −1 for OOD images; features/<set>.npz likewise
   scores/<score>/<set>.npz    pred, conf, label (n) each, OpenOOD's form; conf is larger for in-distribution images
-  calibration.json            temperature and thresholds that detect.py uses, made by the package's classifier on all
-                              in-distribution test images; temperatures of both papers' protocols
-  metrics.csv                 benchmark, dataset, ood_group, checkpoint, score, metric, value, note; fractions; the last
-                              row says how many rows there are, and their SHA-256
+  calibration.json            temperature and thresholds for detect.py, fitted on all in-distribution test images; also
+                              the temperatures of both papers' protocols
+  metrics.csv                 benchmark, dataset, ood_group, checkpoint, score, metric, value, note; values are
+                              fractions; the last row holds the number of rows and their SHA-256
 
-OOD sets that are not prepared are named and left out. When they are there later, the same command adds them without
-running the network again on the others. Minutes on a CPU for 32×32 networks, seconds for LeNet or on a GPU.
+OOD sets that are not prepared are named and left out. Once they are prepared, the same command adds them, and the
+network runs only on them. This takes minutes on a CPU for networks on 32×32 images, and seconds for LeNet.
 """
 import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its settings when it is loaded
 
@@ -74,34 +74,35 @@ def main():
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders that train.py has finished")
-    parser.add_argument("--if-changed", action="store_true", help="leave runs whose metrics.csv is newer than their "
-                        "weights and than every prepared set")
-    parser.add_argument("--detectors", nargs="+", default=[], metavar="NAME", help="post-hoc detectors, fitted on "
-                        f"training features: {', '.join(detectors.known_detectors())} (pip install pytorch-ood). A row "
-                        "each, until the run is evaluated without them")
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of finished runs")
+    parser.add_argument("--if-changed", action="store_true", help="skip runs whose metrics.csv is newer than their "
+                        "weights and all prepared sets")
+    parser.add_argument("--detectors", nargs="+", default=[], metavar="NAME", help="post-hoc detectors, fitted on the "
+                        f"features of training images: {', '.join(detectors.known_detectors())} (pip install "
+                        "pytorch-ood). The tables have their rows until the run is evaluated without them")
     parser.add_argument("--ood", nargs="+", default=[], type=named_folder, metavar="NAME=DIR", help="folders of images "
-                        "as further OOD sets, in any arrangement")
-    parser.add_argument("--bf16", action="store_true", help="run the network in bfloat16: faster where the device "
-                        "multiplies it, and noted in metrics.csv; for scoring large sets (default: float32)")
+                        "in any layout, as more OOD sets")
+    parser.add_argument("--bf16", action="store_true", help="run the network in bfloat16, for large sets on devices "
+                        "with matrix units for it; metrics.csv records it (default: float32)")
     parser.add_argument("--pretrained", nargs="?", const="", metavar="FILE", help="make a run of torchvision's "
-                        "ResNet18 for ImageNet-1k and evaluate it; FILE: its weights, else they are downloaded")
-    foreign = parser.add_argument_group("weights that were trained elsewhere", "become a run in --results-dir")
-    foreign.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint of the DisMax release, of OpenOOD, "
+                        "ResNet18 for ImageNet-1k and evaluate it; without FILE its weights are downloaded")
+    foreign = parser.add_argument_group("weights that were trained elsewhere", "they become a run in --results-dir")
+    foreign.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint of the DisMax release, OpenOOD, "
                          "SDDE, torchvision or timm, or a state dict (.pt, .pth, .safetensors)")
-    foreign.add_argument("--dataset", help="what the network was trained on")
-    foreign.add_argument("--model", choices=list(NETWORKS))
-    foreign.add_argument("--method", "--loss", default="softmax", help="softmax by default; de: five members …")
-    foreign.add_argument("--seed", type=int, default=0, help="of the run's folder (default 0: not trained here)")
-    foreign.add_argument("--mean", type=float, nargs=3, help="of each channel; by default the recipe's")
-    foreign.add_argument("--std", type=float, nargs=3)
-    parser.add_argument("--results-dir", default="results", help="where --pretrained and --weights put their run")
-    parser.add_argument("--data-dir", default="data")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps …; by default the accelerator if there is one")
-    parser.add_argument("--on-bad-image", choices=("stop", "skip"), default="stop", help="of a file that can't be read")
-    parser.add_argument("--workers", type=count, help="reading processes; by default one a core, at most 16")
-    parser.add_argument("--if-locked", choices=("fail", "wait"), default="fail", help="when another process works in "
-                        "the run's folder (default: fail)")
+    foreign.add_argument("--dataset", help="data set that the network was trained on")
+    foreign.add_argument("--model", choices=list(NETWORKS), help="the network")
+    foreign.add_argument("--method", "--loss", default="softmax", help="default: softmax; de for an ensemble of five")
+    foreign.add_argument("--seed", type=int, default=0, help="seed in the name of the run's folder (default: 0)")
+    foreign.add_argument("--mean", type=float, nargs=3, help="mean of each channel (default: the recipe's)")
+    foreign.add_argument("--std", type=float, nargs=3, help="standard deviation of each channel")
+    parser.add_argument("--results-dir", default="results", help="folder for the runs of --pretrained and --weights")
+    parser.add_argument("--data-dir", default="data", help="folder of the prepared data sets (default: data)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the accelerator if there is one)")
+    parser.add_argument("--on-bad-image", choices=("stop", "skip"), default="stop", help="what to do with an "
+                        "unreadable image file (default: stop)")
+    parser.add_argument("--workers", type=count, help="processes that read images (default: one per core, at most 16)")
+    parser.add_argument("--if-locked", choices=("fail", "wait"), default="fail", help="what to do when another process "
+                        "uses the run's folder (default: fail)")
     add_plugin_argument(parser)
     args = parser.parse_args()
     if not args.runs and args.pretrained is None and args.weights is None:
@@ -148,7 +149,7 @@ def check_finished(folder):
 
 
 def evaluate(folder, args, device):
-    """Bring one run's files up to date with the sets that are there."""
+    """Bring the files of one run up to date with the prepared sets."""
     check_finished(folder)  # again, now that nobody else can change it
     run, config = run_dir.load_run(folder)
     check_dataset(run.dataset, args.data_dir)

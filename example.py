@@ -1,9 +1,9 @@
-"""The loss in a plain PyTorch loop, with nothing of ours but `losses`: copy this page into your own project.
+"""DisMax in a plain PyTorch loop, with only `losses` from this repository: copy this page into your own project.
 
   python example.py        a few seconds
 
-A small network learns the handwritten digits 0–6 that scikit-learn ships, and is then shown 7–9, which it is to turn
-away. The lines that make it DisMax are numbered; SoftMax, IsoMax and IsoMax+ are used in the same way.
+A small network learns the digits 0–6 of scikit-learn and should reject images of 7–9. The numbered comments mark the
+lines that DisMax needs. SoftMax, IsoMax and IsoMax+ are used in the same way.
 """
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 
 from losses import DisMaxLossFirstPart, DisMaxLossSecondPart  # after `pip install .`: from dismax import …
 
-REJECT_RATE = 0.05  # the share of 0–6 that may be turned away
+REJECT_RATE = 0.05  # share of 0–6 to reject
 
 
 class Net(nn.Module):
@@ -52,19 +52,19 @@ def main():
     model.eval()
     classifier = model.classifier
     with torch.no_grad():
-        temperature = classifier.calibrate(model(images[held_out]), labels[held_out])  # 4: on images kept for it
-        classifier.set_thresholds(model(images[held_out]))  # 5: the logits are new ones, divided by the temperature
+        temperature = classifier.calibrate(model(images[held_out]), labels[held_out])  # 4: on held-out images
+        classifier.set_thresholds(model(images[held_out]))  # 5: on new logits, divided by the temperature
         inside, outside = model(images[test]), model(images[~known])
     accuracy = (inside.argmax(1) == labels[test]).float().mean()
     confidence = classifier.probabilities(inside).amax(1).mean()
     scores = [classifier.scores(logits).numpy() for logits in (inside, outside)]  # larger = more like 0–6
     auroc = roc_auc_score(np.repeat([1, 0], [len(s) for s in scores]), np.concatenate(scores))
-    away, away_outside = (~classifier.detect(logits, REJECT_RATE) for logits in (inside, outside))  # 6: True = known
+    rejected, rejected_ood = (~classifier.detect(logits, REJECT_RATE) for logits in (inside, outside))  # 6
     print(f"new images of 0–6: accuracy {accuracy:.1%}, mean confidence {confidence:.1%}, "
           f"temperature {temperature:.2f}")
     print(f"7–9 against 0–6: AUROC {auroc:.1%}")
-    print(f"asked to turn away {REJECT_RATE:.0%} of 0–6: turned away {away.float().mean():.1%} of 0–6 and "
-          f"{away_outside.float().mean():.1%} of 7–9")
+    print(f"reject rate {REJECT_RATE:.0%}: rejected {rejected.float().mean():.1%} of 0–6 and "
+          f"{rejected_ood.float().mean():.1%} of 7–9")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Export a run for use elsewhere: weights, settings, calibration, a model card, and on request one graph of all of it.
+"""Export a run for use elsewhere: weights, settings, calibration, a model card, and optionally one graph of all of it.
 
   python export.py results/digits/lenet/dismax/seed1 exported/digits --onnx --torch-export
-  python detect.py exported/digits photo.jpg                       the folder answers as the run does
+  python detect.py exported/digits photo.jpg                       the folder can be used like the run
 
 DIR gets model.safetensors (the last epoch's state dict), config.json (with class names), calibration.json (temperature
-and thresholds), README.md (the model card); with --onnx model.onnx and with --torch-export model.pt2: uint8 images
-(N, 3 or 1, H, W) in; logits, probability, score and in_distribution, at the reject rate, out. Both are compared with
-PyTorch before anything is written. The run must have been evaluated.
+and thresholds) and README.md (the model card). --onnx adds model.onnx, and --torch-export adds model.pt2. Their inputs
+are uint8 images (N, 3 or 1, H, W), and their outputs are logits, probability, score and in_distribution (at the reject
+rate). Both are compared with PyTorch before anything is written. The run must be evaluated.
 """
 import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its settings when it is loaded
 
@@ -35,17 +35,17 @@ GRAPHS = ("model.onnx", "model.pt2")
 def main():
     load_plugins()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run that evaluate.py has been at")
-    parser.add_argument("folder", type=Path, metavar="DIR", help="where to; an earlier export there is replaced")
-    parser.add_argument("--onnx", action="store_true", help="also model.onnx (pip install '.[onnx]')")
-    parser.add_argument("--torch-export", action="store_true", help="also model.pt2, for torch.export.load")
-    parser.add_argument("--score", choices=list(score_functions()), help="by default the paper's for the run's method")
-    parser.add_argument("--reject-rate", type=float, default=5, metavar="PER_CENT", help="of in-distribution images to "
-                        "turn away in the graphs (default 5)")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of an evaluated run")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder to write; an earlier export there is replaced")
+    parser.add_argument("--onnx", action="store_true", help="also write model.onnx (pip install '.[onnx]')")
+    parser.add_argument("--torch-export", action="store_true", help="also write model.pt2, for torch.export.load")
+    parser.add_argument("--score", choices=list(score_functions()), help="default: the paper's score for the method")
+    parser.add_argument("--reject-rate", type=float, default=5, metavar="PER_CENT", help="share of in-distribution "
+                        "images that the graphs reject, 0 to 100 per cent (default: 5)")
     add_plugin_argument(parser)
     args = parser.parse_args()
     if not 0 <= args.reject_rate <= 100:
-        raise UserError(f"--reject-rate is a number of per cent from 0 to 100, got {args.reject_rate:g}")
+        raise UserError(f"--reject-rate must be between 0 and 100 per cent, got {args.reject_rate:g}")
     if (args.folder / "weights.pt").exists() or args.folder.exists() and not args.folder.is_dir():
         raise UserError(f"{args.folder} is a run or a file: choose another folder to export to")
     try:
@@ -85,7 +85,7 @@ def export(args, rows, folder):
     if args.torch_export:
         checks["model.pt2"] = write_program(graph, about["size"], folder / "model.pt2", about)
     for name, check in checks.items():
-        print(f"{name} answers as PyTorch does on {check.images} images: largest difference "
+        print(f"{name} agrees with PyTorch on {check.images} images: largest difference "
               f"{check.largest_difference:.1e} of the largest value")
     write_text(folder / "README.md", model_card(run, config, rows, made, about, list(checks)))
 

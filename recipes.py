@@ -1,13 +1,14 @@
-"""The one registry: methods, networks, diversity losses, and how each paper trained them.
+"""The registry: methods, networks, diversity losses, and how each paper trained them.
 
-  python recipes.py runs cifar10                                 the runs of both papers on a data set, one a line
+  python recipes.py runs cifar10                                 the runs of both papers on a data set, one per line
   python recipes.py runs cifar10 --models resnet34 --methods softmax dismax --seeds 1 2
 
-Each entry is told here once, beside the file that implements it. train.py, evaluate.py, the tables, Make and Slurm ask
-here. A plugin may add entries while a script runs (`train.py --plugin my.py`). Only Python's standard library is used.
+Each method and network is registered here once; another file implements it. train.py, evaluate.py, the tables, Make and
+Slurm read this registry. A plugin can add entries (`train.py --plugin my.py`). This file needs only Python's standard
+library.
 
-What a flag changes in a recipe is recorded in config.json as an override. analyze.py puts no such run into a row of a
-paper.
+If a flag changes a recipe, config.json records the change as an override, and analyze.py never puts the run into a
+paper's row.
 """
 import argparse
 from dataclasses import replace
@@ -201,7 +202,7 @@ ALL_HEADS = ("softmax", "isomax", "isomaxplus", "dismax", "dismax_fpr")
 ALL_ENSEMBLES = ("de", "ncl", "adp", "dice", "gradcam")
 CIFAR_NETWORKS = ("densenetbc100", "resnet34", "wideresnet2810")
 BLOCKS = (
-    # DisMax's scripts say 10 seeds, the published numbers fit 5 (docs/deviations.md)
+    # DisMax's scripts say 10 seeds, the published numbers fit 5 (docs/protocols.md)
     Block("dismax", "cifar10", CIFAR_NETWORKS, ALL_HEADS, 5),
     Block("dismax", "cifar100", CIFAR_NETWORKS, ALL_HEADS, 5),
     Block("dismax", "imagenet1k", ("resnet18",), ALL_HEADS, 1),
@@ -270,12 +271,13 @@ def sdde_score(dataset, name):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["runs"])
-    parser.add_argument("dataset")
-    parser.add_argument("--models", nargs="*", default=(), help="networks; by default those of the papers")
-    parser.add_argument("--methods", nargs="*", default=(), help="methods; by default those of the papers")
-    parser.add_argument("--seeds", nargs="*", type=int, default=(), help="by default those of the papers, 1 to 5 or 1")
-    parser.add_argument("--by-block", action="store_true", help="all seeds of a method on a network in one line")
+    parser.add_argument("what", choices=["runs"], help="list the runs of a data set")
+    datasets = ", ".join(dict.fromkeys(block.dataset for block in BLOCKS))
+    parser.add_argument("dataset", help=datasets)
+    parser.add_argument("--models", nargs="*", default=(), help="networks (default: those of the papers)")
+    parser.add_argument("--methods", nargs="*", default=(), help="methods (default: those of the papers)")
+    parser.add_argument("--seeds", nargs="*", type=int, default=(), help="default: those of the papers, 1 to 5 or 1")
+    parser.add_argument("--by-block", action="store_true", help="all seeds of a method and network in one line")
     args = parser.parse_args()
     lines = {}
     for network, method, seed in runs_of(args.dataset, args.models, args.methods, args.seeds):
@@ -283,6 +285,9 @@ def main():
         lines.setdefault(key, []).append(f"{args.dataset}/{network}/{method}/seed{seed}")
     for line in lines.values():
         print(" ".join(line))
+    if not lines:
+        parser.exit(1, f"recipes.py: there are no such runs on {args.dataset}. Name other --models or --methods, or a "
+                       f"data set of {datasets}\n")
 
 
 if __name__ == "__main__":

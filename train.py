@@ -6,10 +6,10 @@
                                                                                        half an hour on two CPU cores
   torchrun --nproc_per_node=8 train.py --dataset imagenet1k --model resnet18 --method dismax
 
-Files go to results/<dataset>/<model>/<method>/seed<k>/ (see utils/run_dir.py). Training can be stopped at any moment,
-also with kill -9: the same command continues, and ends, on a CPU, with the same bits. A finished run is not repeated.
-With torchrun the ranks share every batch, and BN its statistics: the run is the same run, up to rounding, on any number
-of ranks.
+The files of the run go to results/<dataset>/<model>/<method>/seed<k>/ (see utils/run_dir.py). Training can be stopped
+at any moment, even with kill -9. The same command continues; on a CPU the result is the same bit for bit. A finished
+run is not repeated. With torchrun, the ranks share each batch and the BN statistics: the result does not depend on the
+number of ranks, up to rounding.
 """
 import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its settings when it is loaded
 
@@ -69,7 +69,7 @@ def main():
 
 @dataclass
 class TrainState:
-    """Where a run stands; what checkpoint.pt holds beside network and optimizers."""
+    """The progress of a run: what checkpoint.pt holds besides the network and the optimizers."""
 
     epoch: int = 1
     step: int = 0  # optimizer steps done in this epoch
@@ -89,7 +89,7 @@ class TrainState:
 
 
 def train(run, config, sets, device, options, stop, checkpoint_seconds=60, tracker=None):
-    """Train a run to its end. Returns 0, or the signal that stopped it; then checkpoint.pt has everything."""
+    """Train a run to its end. Returns 0, or the signal that stopped it; checkpoint.pt then has the full state."""
     train_set, selection_set, outlier_set = sets
     recipe = run.recipe
     torch.backends.cudnn.benchmark = True  # batches are all of one size: cuDNN may measure its algorithms once
@@ -121,7 +121,7 @@ def train(run, config, sets, device, options, stop, checkpoint_seconds=60, track
             if signal := distributed.all_reduce_max(stop.signal):
                 state.rng = distributed.all_gather_object(devices.rng_state(device))
                 save_checkpoint(run, config, modules, state)
-                say(f"\nStopped {run} in epoch {state.epoch} of {recipe.epochs} after step {state.step}. Everything is "
+                say(f"\nStopped {run} in epoch {state.epoch} of {recipe.epochs} after step {state.step}. The state is "
                     "saved")
                 return signal
             end_epoch(run, train_step, state, accuracy, model, train_set)
@@ -139,7 +139,7 @@ def train(run, config, sets, device, options, stop, checkpoint_seconds=60, track
 
 
 def train_one_epoch(train_step, train_set, outlier_set, run, state, stop, progress):
-    """From state.step to the end of the epoch, or to a signal. Metrics add up on the device and are read at the end."""
+    """Train from state.step to the end of the epoch, or to a signal. The metrics are summed on the device."""
     recipe, device = run.recipe, train_step.device
     steps = len(train_loader(train_set, run))
     train_step.training_loss.model.train()
@@ -172,7 +172,7 @@ def end_epoch(run, train_step, state, accuracy, model, train_set):
     for name, value in means.items():
         if not math.isfinite(value):
             raise UserError(f"the training {name} of {run} became {value} in epoch {state.epoch}. "
-                            f"Try a lower --lr than {recipe.lr_at(state.epoch):g}, with --fresh")
+                            f"Start over with --fresh and a lower --lr than {recipe.lr_at(state.epoch):g}")
     state.log.append({
         "epoch": state.epoch,
         "lr": recipe.lr_at(state.epoch, steps - 1, steps),
@@ -199,7 +199,7 @@ def summary_of(row):
 
 
 def seed_epoch(run, state, device):
-    """The random state of an epoch's start, a function of seed and epoch alone, or the one where training stopped."""
+    """Set the random state of the epoch's start, a function of seed and epoch only, or the one of the checkpoint."""
     rank, world_size = distributed.rank_and_world_size()
     if state.step and (rank == 0 or len(state.rng) == world_size):  # rank 0's mixes images, on any number of ranks
         devices.restore_rng_state(state.rng[rank], device)
@@ -225,13 +225,13 @@ def distance_scale(member):
 # ---- what is on disk ----
 
 def resume(run, config, modules):
-    """The TrainState of checkpoint.pt, with its weights and optimizers in `modules`; a new one where there is none."""
+    """The TrainState of checkpoint.pt, whose weights and optimizers go into `modules`; a new one without the file."""
     path = run.folder / "checkpoint.pt"
     if not path.exists():
         return TrainState()
     content = checkpoint.load_state(path)
     if different := run_dir.differences(content.pop("identity", {key: {} for key in run_dir.IDENTITY_KEYS}), config):
-        raise UserError(f"{path} is of other settings than config.json:\n  " + "\n  ".join(different[:5]) +
+        raise UserError(f"{path} has other settings than config.json:\n  " + "\n  ".join(different[:5]) +
                         "\nNothing was changed. Start over with --fresh")
     try:
         for name, module in modules.items():

@@ -1,13 +1,13 @@
-"""make gpu-check: does everything here work on this GPU, and how fast? Ten minutes, and one file to send back.
+"""make gpu-check: is everything correct on this GPU, and how fast is it? Ten minutes; the result is one file.
 
-  python benchmarks/gpu_check.py               the accelerator that PyTorch finds
+  python benchmarks/gpu_check.py               on the accelerator that PyTorch finds
   DEVICE=cuda:1 python benchmarks/gpu_check.py
   python benchmarks/gpu_check.py step tests    only the parts whose names begin so
 
-Each part is a process of its own, so that one that crashes takes no other along. First the forms of the training step
-(eager, recorded, compiled) and of evaluation are compared with each other, then the tests that need a GPU run, then
-quick benches. What ten minutes do not suffice for is named; the same command, with the same commit and libraries, then
-does that only. The file is whole after every part.
+First the forms of the training step (eager, recorded, compiled) and of evaluation are compared with each other. Then
+the tests that need a GPU run, and then quick benches. Each part runs in its own process, so a crash does not stop the
+others. Parts that do not fit into ten minutes are named; the same command, with the same commit and libraries, then
+runs only those. The file is complete after every part.
 """
 import argparse
 import contextlib
@@ -48,7 +48,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=[""], help="how names of parts begin (default: all parts)")
     parser.add_argument("--seconds", type=int, default=SECONDS, help=f"for everything (default {SECONDS})")
-    parser.add_argument("--part", choices=PARTS, help="only this one, here, its results as lines of JSON")
+    parser.add_argument("--part", choices=PARTS, metavar="PART",
+                        help=f"run only this part and print its results as JSON lines: {'; '.join(PARTS)}")
     args = parser.parse_args()
     device = devices.choose(os.environ.get("DEVICE"))
     if args.part:

@@ -124,12 +124,12 @@ def visible_name(device):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=list(CASES), required=True)
-    parser.add_argument("--count", type=int, default=2, help="of processes")
-    parser.add_argument("--seconds", type=float, default=10, help="that each trains")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, help="images; by default what a quick bench takes")
-    parser.add_argument("--steps", type=int, help="between two looks at the clock")
+    parser.add_argument("--case", choices=list(CASES), required=True, help="network to train")
+    parser.add_argument("--count", type=int, default=2, help="number of processes (default: 2)")
+    parser.add_argument("--seconds", type=float, default=10, help="training time of each process (default: 10)")
+    parser.add_argument("--device", default="cpu", help="default: cpu")
+    parser.add_argument("--batch", type=int, help="images per batch (default: as in a quick bench)")
+    parser.add_argument("--steps", type=int, help="steps between two readings of the clock")
     args = parser.parse_args()
     case, device = CASES[args.case], torch.device(args.device)
     batch, steps = case.size(device, quick=True)

@@ -1,15 +1,16 @@
-"""make bench: ours against a baseline, in the same run on the same machine.
+"""make bench: time this repository and a baseline alternately on this machine.
 
-  python benchmarks/run.py                     half an hour on two CPU cores
-  QUICK=1 make bench                           a look, in less than five minutes
-  python benchmarks/run.py training scoring    some of the benches only
-  DEVICE=cuda:1 make bench                     by default the accelerator if there is one
+  python benchmarks/run.py                     all benches, half an hour on two CPU cores
+  QUICK=1 make bench                           a short form, in less than five minutes
+  python benchmarks/run.py training scoring    only these benches
+  DEVICE=cuda:1 make bench                     on this device (default: the accelerator if there is one)
 
-Prints a table of median rates and ratios after each bench, and puts its rows into a file of the machine, in place of
-its earlier rows: into benchmarks/results/, or with QUICK into results/bench/, which git ignores. Each row says with
-which commit, device and threads it was measured. A ratio is the median over rounds in which ours and the baseline are
-timed alternately; its range, and the load of the machine in the file, say how noisy it was.
+Each bench prints a table of median rates and ratios. Its rows replace the earlier ones in the file of this machine, in
+benchmarks/results/, or with QUICK in results/bench/, which git ignores. Each row records commit, device and threads. A
+ratio is the median over rounds; in each round, both are timed one after the other. The range of the ratios and the load
+of the machine show how noisy a measurement was.
 """
+import argparse
 import os
 import sys
 import time
@@ -41,7 +42,9 @@ BENCHES = {"input": input_pipeline, "head": head_loss, "training": training, "op
 
 
 def main():
-    chosen = sys.argv[1:] or list(BENCHES)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("benches", nargs="*", metavar="BENCH", help=f"{', '.join(BENCHES)} (default: all)")
+    chosen = parser.parse_args().benches or list(BENCHES)
     if unknown := [name for name in chosen if name not in BENCHES]:
         raise UserError(f"there is no bench {unknown[0]!r}: choose from {', '.join(BENCHES)}")
     device, quick = devices.choose(os.environ.get("DEVICE")), bool(os.environ.get("QUICK"))

@@ -102,7 +102,7 @@ def _scaled(values):
     """Pixels of 32 bits: from 0 to 255 they are taken as they are, floats from 0 to 1 as fractions."""
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= 255):  # NaN, too
-        raise ValueError(f"its pixels go from {low:g} to {high:g}, and what is white cannot be known")
+        raise ValueError(f"its pixels range from {low:g} to {high:g}, and which value is white is unknown")
     return (values * (255 if values.dtype.kind == "f" and high <= 1 else 1)).round().astype(np.uint8)
 
 

@@ -48,7 +48,7 @@ def _walk(root, folder, above, paths, skipped):
             return
         raise system_error(error, here) or UserError(f"could not read {here}: {error.strerror}") from error
     if (identity.st_dev, identity.st_ino) in above:
-        skipped.append((folder, "a link that leads in a circle"))
+        skipped.append((folder, "a circular link"))
         return
     above = (*above, (identity.st_dev, identity.st_ino))
     for entry in entries:
@@ -223,7 +223,7 @@ def _ambiguous(root, names, below):
     if set(names) <= SPLITS:
         return UserError(f"{root} holds {' and '.join(names)}: name one of these folders")
     return UserError(f"the images below {root} lie two folders deep ({names[0]}/{below[0]} and others). Which of the "
-                     "two is the class cannot be known: arrange them as <class>/<image>")
+                     "two is the class is unknown: arrange them as <class>/<image>")
 
 
 _reported = set()  # folders whose skipped files have been named by this process
@@ -256,8 +256,8 @@ def labelled_files(root, classes=None, advice="", keeps=None, expected=0, needed
     classes = [name for name in classes or sorted(wanted) if keeps(name)]
     number = {name: k for k, name in enumerate(classes)}
     if strange := sorted({name for _, name in rows} - number.keys()):
-        raise UserError(f"{root} has {len(strange)} classes that the training folder has not, {strange[0]} for one: "
-                        "both must have images of the same classes")
+        raise UserError(f"{root} has {len(strange)} classes that the training folder does not have, for instance "
+                        f"{strange[0]}: both must have images of the same classes")
     return [str(tree.root / path) for path, _ in rows], [number[name] for _, name in rows], classes
 
 

@@ -53,7 +53,7 @@ def _named(path, labels, classes):
     if len(numbers) < len(labels) or not labels:
         return labels
     if not classes:
-        raise UserError(f"{path} numbers its classes, and there is no training folder that says which is which")
+        raise UserError(f"{path} numbers its classes, but there is no training folder that names them")
     if (most := max(map(int, numbers))) >= len(classes):
         raise UserError(f"{path} numbers a class {most}, and there are {len(classes)} classes, from 0")
     return {image: classes[int(label)] for image, label in labels.items()}
@@ -61,8 +61,8 @@ def _named(path, labels, classes):
 
 def _complete(path, root, paths, labels):
     if missing := [image for image in paths if image not in labels]:
-        raise UserError(f"{path} says nothing of {len(missing)} of the {len(paths)} images in {root}, {missing[0]} for "
-                        "one")
+        raise UserError(f"{path} has no label for {len(missing)} of the {len(paths)} images in {root}, for "
+                        f"instance {missing[0]}")
     return labels
 
 
@@ -123,7 +123,7 @@ def _by_number(path, labels, paths):
         numbers = {image: int(found[1]) for image, found in numbers.items()}
         if not 1 <= min(numbers.values()) <= max(numbers.values()) <= len(labels):
             raise UserError(f"{path} has {len(labels)} lines, and there is an image number {max(numbers.values())}: "
-                            "they are not of one set")
+                            "they do not belong together")
         return {image: labels[number - 1] for image, number in numbers.items()}
     if len(labels) != len(paths):
         raise UserError(f"{path} has {len(labels)} lines, and there are {len(paths)} images whose names do not tell "

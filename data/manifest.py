@@ -39,17 +39,17 @@ def _problem(content):
     if not isinstance(content, dict) or not isinstance(content.get("splits"), dict):
         return "it has no splits"
     if not isinstance(content.get("dataset", {}), dict):
-        return "its dataset is none"
+        return "its dataset is invalid"
     for split, record in content["splits"].items():
         if not isinstance(record, dict) or not isinstance(record.get("files", {}), dict):
-            return f"the record of {split} is none"
+            return f"the record of {split} is invalid"
         if not isinstance(record.get("images", 0), int) or not isinstance(record.get("left_out", []), list):
-            return f"the record of {split} does not count images"
+            return f"the record of {split} has no number of images"
         if not isinstance(record.get("folder", {}), dict):
-            return f"the folder of {split} is none"
+            return f"the folder of {split} is invalid"
         for file, kept in record.get("files", {}).items():
             if "/" in file or not isinstance(kept, dict) or not isinstance(kept.get("bytes"), int):
-                return f"the record of {file} is none"
+                return f"the record of {file} is invalid"
     return ""
 
 

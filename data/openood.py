@@ -1,16 +1,16 @@
-"""The `openood` benchmark's images (OpenOOD v1.5, as SDDE uses it): which of which set, for validation, near and far.
+"""The images of the `openood` benchmark (OpenOOD v1.5, as SDDE uses it): validation, test, near and far OOD images.
 
-  python data/openood.py cifar10                  what is there, and how it differs from OpenOOD's
+  python data/openood.py cifar10                  the images that are there, and their differences from OpenOOD's
   python data/openood.py cifar10 --write LISTS    the same as image lists that OpenOOD reads
 
-OpenOOD fixes its splits by lists of image files. Where they are in data/benchmark_imglist/ (`prepare.py` copies them
-from a mirror that has them), these very images are used. Where they are not, or where a set's images cannot be matched
-by name, the split is ours, has the sizes that OpenOOD states, and says so: `note` of a Subset, `notes` of a Benchmark.
+OpenOOD fixes its splits by lists of image files. If the lists are in data/benchmark_imglist/ (`prepare.py` copies them
+from a mirror), exactly these images are used. If they are missing, or if the images of a set cannot be matched by name,
+our own split of the same size is used. `note` of a Subset and `notes` of a Benchmark say so, and so do the tables.
 
-Ours: images are ranked within their class by the MD5 of "<benchmark> <set> <position>"; those of the lowest ranks are
-taken, so that all classes have the same number, give or take one. Of the in-distribution test split these are the
-validation images, and the others the test images. Tiny ImageNet's classes that show a class of CIFAR, and the textures
-that ImageNet has, are never taken: OpenOOD's lists have none of them, either.
+Our splits: images are ranked within their class by the MD5 of "<benchmark> <set> <position>", and the lowest ranks are
+taken, so that the sizes of the classes differ by one at most. In the in-distribution test split these are the
+validation images, and the rest are the test images. Tiny ImageNet's classes that overlap with CIFAR's, and the textures
+that occur in ImageNet, are never taken; OpenOOD's lists do not have them either.
 """
 import argparse
 import sys
@@ -207,7 +207,7 @@ def _check_labels(path, split, labels):
     wrong = [position for position, label in labels.items() if split.labels[position] != label]
     if wrong:
         raise UserError(f"{path} gives {len(wrong):,} of {len(labels):,} images another class than {split!r} has, "
-                        f"image {wrong[0]} for one: they are not of one set. {split.advice}")
+                        f"for instance image {wrong[0]}: list and images do not belong together. {split.advice}")
 
 
 def write_lists(dataset, data_dir, target):
@@ -228,9 +228,10 @@ def write_lists(dataset, data_dir, target):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", choices=list(OPENOOD))
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write lists that OpenOOD reads")
-    parser.add_argument("--data-dir", type=Path, default=Path(__file__).resolve().parent)
+    parser.add_argument("dataset", choices=list(OPENOOD), help="the in-distribution data set")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write image lists that OpenOOD reads")
+    parser.add_argument("--data-dir", type=Path, default=Path(__file__).resolve().parent, help="folder of the prepared "
+                        "data sets (default: data/ of this repository)")
     args = parser.parse_args()
     found = benchmark(args.dataset, args.data_dir)
     for role, subsets in (("validation", [found.validation]), ("test", [found.test]), *found.groups.items()):

@@ -1,35 +1,36 @@
-"""Make data sets ready: official files → data/<name>/, verified, in the form that the loaders read.
+"""Prepare data sets: official files → data/<name>/, verified, in the form that the loaders read.
 
   python data/prepare.py cifar10 svhn                    download, verify, convert
-  python data/prepare.py cifar10 --mirror /mnt/data      take what the folder has first; download the rest
-  python data/prepare.py --for cifar10                   CIFAR-10 and the sets that its runs are tested against
-  python data/prepare.py --benchmark openood --jobs 4    everything that a benchmark needs: dismax, openood or all
-  python data/prepare.py --folder flowers=DIR --size 32  your own images, in class folders, as a set to train on
-  python data/prepare.py --dry-run                       the plan: what, how big, from where, under which terms
-  python data/prepare.py --verify                        read again what was prepared, and compare its checksums
-  python data/prepare.py                                 every set; of those over a gigabyte, what mirrors have
+  python data/prepare.py cifar10 --mirror /mnt/data      look in this folder first; download what it does not have
+  python data/prepare.py --for cifar10                   CIFAR-10 and the OOD sets of its runs
+  python data/prepare.py --benchmark openood --jobs 4    all sets of a benchmark: dismax, openood or all
+  python data/prepare.py --folder flowers=DIR --size 32  your own images, in class folders, as a training set
+  python data/prepare.py --dry-run                       only print the plan: names, sizes, addresses, terms
+  python data/prepare.py --verify                        compare the prepared files with their checksums
+  python data/prepare.py                                 all sets; those above a gigabyte, and the OOD sets of
+                                                         ImageNet, only from mirrors
 
-A mirror is a folder or an http(s) address; folders are tried first, then addresses, in the order given. An address
-holds the official files by their names. A folder may hold these, or torchvision's layout (MNIST/raw,
+A mirror is a folder or an http(s) address. Folders are tried first, then addresses, in the order given. An address
+holds the official files under their names. A folder may hold the official files, torchvision's layout (MNIST/raw,
 cifar-10-batches-py, …), an OpenOOD data folder (images_classic, images_largescale, benchmark_imglist), idx files, or
-plain class folders <name>/<split>/<class>/<image>. What a published MD5 covers is checked before it is read. The rest
-cannot be checked and is recorded as unverified. Nothing is ever changed in a mirror.
+class folders <name>/<split>/<class>/<image>. Files with a published MD5 are verified before they are read. Other files
+are recorded as unverified. Files in a mirror are never changed.
 
-How sets are kept:
-  small images     data/<name>/<split>.npz: images (n, H, W, C) uint8, labels (n) int64; names (n) where files had some
-  natural images   data/<name>/<split>_28.npz, <split>_32.npz: once, from the originals, the shorter side resized
-  (small networks) (bilinear, with the bits of torchvision's Resize of PIL images) and the centre cropped
-  natural images   data/<name>/<split>/<class>/<image>: as published, unpacked; those of a mirror are linked, not copied
+Forms of the prepared sets:
+  small images     data/<name>/<split>.npz: images (n, H, W, C) uint8, labels (n) int64; names (n) if files had names
+  natural images   data/<name>/<split>_28.npz, <split>_32.npz: made from the originals; the shorter side is resized
+  (small networks) (bilinear, bit for bit like torchvision's Resize of PIL images) and the center is cropped
+  natural images   data/<name>/<split>/<class>/<image>: unpacked as published; files of a mirror are linked, not copied
   (ImageNet's)     (textures are kept in both forms)
-  CIFAR-10-C …     data/<name>/<corruption>.npy, see corruptions.py
-  OpenOOD's lists  data/benchmark_imglist/, see openood.py
-manifest.json in each folder says where a set came from, with checksums of what was written. Downloads stay in
-data/downloads/, whole, or as .part to continue from; they may be deleted when the sets are ready. Memory stays below
-2 GB. The exit status is 0 when everything that was asked for is ready.
+  CIFAR-10-C …     data/<name>/<corruption>.npy, see data/corruptions.py
+  OpenOOD's lists  data/benchmark_imglist/, see data/openood.py
+manifest.json in each folder records the source of a set and the checksums of the files. Downloads stay in
+data/downloads/, complete or as .part files that a later call continues; you can delete them when the sets are ready.
+The command needs less than 2 GB of memory. The exit status is 0 if all requested sets are ready.
 
-Your own images: DIR holds class folders, or train/ and test/ (or val/) with class folders. Without a test folder a
-fifth of each class (--test-fraction) becomes the test split, chosen by a hash of the names. Images above 64 pixels a
-side (--size) stay in files, linked. Afterwards `train.py --dataset flowers` trains on them.
+Your own images: DIR holds class folders, or train/ and test/ (or val/) with class folders. Without a test folder, a
+fifth of each class (--test-fraction) becomes the test split, selected by a hash of the names. With a --size above 64
+the images stay in files and are linked. Then `train.py --dataset flowers` trains on them.
 """
 import os
 import sys
@@ -56,22 +57,24 @@ from utils.script import run_script, say
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SOURCES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SOURCES))
     parser.add_argument("--for", dest="datasets", action="append", choices=list(dict.fromkeys([*OUTLIERS, *OPENOOD])),
-                        help="a set and its OOD sets, of the dismax benchmark if --benchmark names no other")
+                        help="an in-distribution set with its OOD sets in --benchmark (default: dismax)")
     parser.add_argument("--benchmark", action="append", choices=("dismax", "openood", "all"),
-                        help="what it needs; all: both, and CIFAR-10-C and CIFAR-100-C")
+                        help="the sets of a benchmark; all: both, with CIFAR-10-C and CIFAR-100-C")
     parser.add_argument("--mirror", action="append", default=[], help="folder or address to look in before downloading")
-    parser.add_argument("--data-dir", type=Path, default=Path(__file__).resolve().parent)
+    parser.add_argument("--data-dir", type=Path, default=Path(__file__).resolve().parent, help="folder for the sets "
+                        "(default: data/ of this repository)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and exit")
     parser.add_argument("--jobs", type=int, default=2, choices=range(1, 17), metavar="N",
-                        help="how many sets are downloaded at a time (default 2)")
-    parser.add_argument("--verify", action="store_true", help="compare what is prepared with its checksums")
-    parser.add_argument("--fresh", action="store_true", help="prepare again what is there")
+                        help="number of sets to download at the same time (default: 2)")
+    parser.add_argument("--verify", action="store_true", help="compare the prepared files with their checksums")
+    parser.add_argument("--fresh", action="store_true", help="prepare sets again that are already there")
     own = parser.add_argument_group("your own images")
     own.add_argument("--folder", action="append", default=[], metavar="NAME=DIR", help="class folders as a data set")
-    own.add_argument("--size", type=int, default=32, help="pixels a side that they are resized to (default 32)")
-    own.add_argument("--test-fraction", type=float, default=0.2, help="of each class, without a test folder (0.2)")
+    own.add_argument("--size", type=int, default=32, help="resize images to this number of pixels a side (default: 32)")
+    own.add_argument("--test-fraction", type=float, default=0.2, help="share of each class for testing if there is no "
+                     "test folder (default: 0.2)")
     return parser.parse_args()
 
 
@@ -119,7 +122,7 @@ def prepare_folders(args):
 
 
 def prepare_all(names, is_asked, mirrors, args):
-    """Prepare each set; exits with 1 when one that was asked for, or could have been had, is not whole."""
+    """Prepare each set; exits with 1 if a set that was asked for, or that can be downloaded, is not complete."""
     def work(name):
         return prepare(name, args.data_dir, mirrors, args.fresh, is_asked or not needs_confirmation(name))
 
@@ -127,12 +130,12 @@ def prepare_all(names, is_asked, mirrors, args):
         try:
             whole = dict(zip(names, pool.map(work, names)))
         except KeyboardInterrupt:
-            print("\nStopped. What has come is kept: the same command continues from there", file=sys.stderr)
+            print("\nStopped. Downloads are kept: the same command continues from there", file=sys.stderr)
             sys.stderr.flush()
             os._exit(130)  # at once, whatever a server is doing; no file is ever half there
     incomplete = [name for name in names if not whole[name]]
     if incomplete:
-        say(f"\nNot complete: {', '.join(incomplete)}. Everything else works; tables show what is missing.")
+        say(f"\nNot complete: {', '.join(incomplete)}. Everything else works; the tables show what is missing.")
         for name in incomplete:
             say(f"  {name:20} {where_to_get(name)}")
         # without names, sets that nobody can download unasked may be missing

@@ -48,10 +48,10 @@ def class_balanced(labels, batch_size, per_class, generator):
         generator: of NumPy.
     """
     if batch_size % per_class:
-        raise ValueError(f"{per_class} images a class do not fill a batch of {batch_size}")
+        raise ValueError(f"{per_class} images per class do not fill a batch of {batch_size}")
     sizes = labels.bincount().numpy()
     if batch_size // per_class > (sizes > 0).sum():
-        raise ValueError(f"a batch of {batch_size} with {per_class} images a class needs {batch_size // per_class} "
+        raise ValueError(f"a batch of {batch_size} with {per_class} images per class needs {batch_size // per_class} "
                          f"classes, the set has {(sizes > 0).sum()}")
     steps = len(labels) // batch_size
     members, first = labels.argsort(stable=True).numpy(), sizes.cumsum() - sizes

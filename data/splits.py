@@ -104,7 +104,7 @@ class ArraySplit(Split):
         except Damaged as error:
             raise self._damaged(error) from error
         if not self.record:
-            raise UserError(f"{self.data_dir / self.name / 'manifest.json'} does not know the split {self.split!r}. "
+            raise UserError(f"{self.data_dir / self.name / 'manifest.json'} has no split {self.split!r}. "
                             f"{self.advice}")
         kept = self.record.get("files", {}).get(self.path.name)
         if kept is None or not {"images", "labels"} <= self._headers.keys():
@@ -117,15 +117,15 @@ class ArraySplit(Split):
             raise self._changed(f"it has {shape[0]:,} images and labels of shape {label_shape}, and {count:,} images "
                                 "were prepared")
         if "crc32" in kept and kept["crc32"] != {key: crc for key, (_, _, crc) in self._headers.items()}:
-            raise self._changed("its content is another")
+            raise self._changed("its content has changed")
         if os.path.getsize(self.path) != kept["bytes"]:
-            raise self._changed(f"it has {os.path.getsize(self.path):,} bytes, and {kept['bytes']:,} were written")
+            raise self._changed(f"it has {os.path.getsize(self.path):,} bytes, but {kept['bytes']:,} were written")
 
     def _damaged(self, error):
         return UserError(f"{self.path} is damaged ({error}). {self.advice}, with --fresh")
 
     def _changed(self, how):
-        return UserError(f"{self.path} is not what was prepared: {how}. {self.advice}, with --fresh")
+        return UserError(f"{self.path} differs from what was prepared: {how}. {self.advice}, with --fresh")
 
     def _read(self, *keys):
         try:
@@ -162,7 +162,7 @@ class ArraySplit(Split):
         """Manifests had no CRCs once; their SHA-256 is of the whole content."""
         kept = self.record["files"][self.path.name]
         if "crc32" not in kept and content_digest(images, self.labels) != kept["sha256"]:
-            raise self._changed("its content is another")
+            raise self._changed("its content has changed")
 
     @cached_property
     def names(self):
@@ -191,7 +191,7 @@ class FolderSplit(Split):
         self.labels, self.class_names = np.array(labels, dtype=np.int64), classes
         self.labels.setflags(write=False)
         if "folder" in self.record and self.record["folder"].get("images") != len(self.files):
-            raise UserError(f"{self.root} is not what was prepared: it has {len(self.files):,} images, and "
+            raise UserError(f"{self.root} differs from what was prepared: it has {len(self.files):,} images, but "
                             f"{self.record['folder'].get('images'):,} were prepared. {self.advice}, with --fresh")
 
     def _numbered(self, labels, classes, settled):
@@ -206,7 +206,7 @@ class FolderSplit(Split):
         too_few = self.split != "train" and not settled and len(classes) < info.classes
         if len(classes) > info.classes or too_few:
             raise UserError(f"{self.root} has {len(classes)} classes, and {info.title} has {info.classes}: which "
-                            f"numbers they have cannot be known{' without the training folder' if too_few else ''}")
+                            f"number each of them has is unknown{' without the training folder' if too_few else ''}")
         return labels, classes
 
     @cached_property

@@ -44,7 +44,7 @@ def check_name(name):
     if not NAME.fullmatch(name):
         raise UserError(f"{name!r} cannot be the name of a set: use letters, digits and _")
     if name in CATALOG and not CATALOG[name].made_from or name in RESERVED:
-        raise UserError(f"{name} is the name of something else here: choose another, for instance my_{name}")
+        raise UserError(f"the name {name} is already in use: choose another, for instance my_{name}")
 
 
 def known(name, data_dir):

@@ -1,1 +1,1 @@
-"""What train.py, evaluate.py and detect.py are made of: devices, ranks, the step, checkpoints, logits."""
+"""The parts of train.py, evaluate.py and detect.py: devices, ranks, the training step, checkpoints, logits."""

@@ -1,4 +1,4 @@
-"""The command line of train.py: from its words to a Run and the sets that it needs, with every refusal in words."""
+"""The command line of train.py: from its arguments to a Run and its data sets. Invalid arguments end in a UserError."""
 import argparse
 import contextlib
 
@@ -22,37 +22,38 @@ from utils.script import count
 def parse_arguments(description):
     plugins = load_plugins()  # before the registry's names become choices
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", required=True, help=f"{', '.join(known_datasets())}, or a set of your own: "
+    parser.add_argument("--dataset", required=True, help=f"{', '.join(known_datasets())}, or a set of your own made by "
                         "python data/prepare.py --folder NAME=DIR")
     parser.add_argument("--model", required=True, choices=list(NETWORKS), help="the network")
-    parser.add_argument("--method", "--loss", required=True, metavar="METHOD", help=", ".join(METHODS) + "; or for "
-                        "instance dismax-5-gradcam: five DisMax members with the GradCAM diversity loss")
-    parser.add_argument("--members", type=int, help="networks of an ensemble; by default the method's, 1 or 5")
-    parser.add_argument("--diversity", choices=["none", *DIVERSITIES], help="diversity loss; by default the method's")
-    parser.add_argument("--outliers", metavar="SET", help="data set of outlier exposure; by default the method's")
-    parser.add_argument("--seed", type=int, default=1, help="1 by default; the papers' seeds are 1 to 5")
-    parser.add_argument("--data-dir", default="data", help="where data/prepare.py put the sets")
-    parser.add_argument("--results-dir", default="results")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps …; by default the accelerator if there is one")
-    parser.add_argument("--if-locked", choices=("fail", "wait", "skip"), default="fail", help="when another process "
-                        "works in the run's folder (default: fail)")
-    parser.add_argument("--fresh", action="store_true", help="start over: remove what is in the run's folder")
-    parser.add_argument("--checkpoint-seconds", type=float, default=60, metavar="SECONDS", help="least time between "
-                        "two checkpoints (default 60); a stop by Ctrl-C or SIGTERM always saves one")
-    parser.add_argument("--track", choices=TRACKERS, help="report to an experiment tracker (an optional extra: pip "
-                        "install tensorboard, or wandb)")
+    parser.add_argument("--method", "--loss", required=True, metavar="METHOD", help=", ".join(METHODS) + "; or a "
+                        "combination: dismax-5-gradcam is five DisMax members with the GradCAM diversity loss")
+    parser.add_argument("--members", type=int, help="networks in the ensemble (default: the method's, 1 or 5)")
+    parser.add_argument("--diversity", choices=["none", *DIVERSITIES], help="diversity loss (default: the method's)")
+    parser.add_argument("--outliers", metavar="SET", help="data set for outlier exposure (default: the method's)")
+    parser.add_argument("--seed", type=int, default=1, help="default: 1; the papers' seeds are 1 to 5")
+    parser.add_argument("--data-dir", default="data", help="folder of the prepared data sets (default: data)")
+    parser.add_argument("--results-dir", default="results", help="folder of all runs (default: results)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the accelerator if there is one)")
+    parser.add_argument("--if-locked", choices=("fail", "wait", "skip"), default="fail", help="what to do when another "
+                        "process uses the run's folder (default: fail)")
+    parser.add_argument("--fresh", action="store_true", help="remove the files in the run's folder and start over")
+    parser.add_argument("--checkpoint-seconds", type=float, default=60, metavar="SECONDS", help="shortest time between "
+                        "two checkpoints (default: 60); Ctrl-C and SIGTERM always save one")
+    parser.add_argument("--track", choices=TRACKERS, help="report to an experiment tracker (pip install tensorboard, "
+                        "or wandb)")
     add_plugin_argument(parser)
-    speed = parser.add_argument_group("speed", "by default what pays on the device; the recipe stays the same")
+    speed = parser.add_argument_group("speed", "these options do not change the recipe; defaults depend on the device")
     speed.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="bfloat16 autocast; heads, losses and BN "
-                       "statistics stay float32 (default: where the device has matrix units for it)")
+                       "statistics stay float32 (default: on if the device has matrix units for bfloat16)")
     speed.add_argument("--graphs", action=argparse.BooleanOptionalAction, help="replay the step as a CUDA graph "
-                       "(default: on GPUs, but for DICE, --micro-batch and several ranks)")
+                       "(default: on for GPUs, but off for DICE, --micro-batch and several ranks)")
     speed.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile the whole loss "
-                       "(default: no; it costs a minute, and gave a ResNet34 5 %% on two CPU cores)")
-    images = parser.add_argument_group("reading image files (ImageNet)")
-    images.add_argument("--on-bad-image", choices=("stop", "skip"), default="stop", help="of one that can't be read")
-    images.add_argument("--workers", type=count, help="reading processes; by default one a core, at most 16")
-    recipe = parser.add_argument_group("recipe", "by default the published one; see recipes.py")
+                       "(default: off; compiling takes a minute and made a ResNet34 5 %% faster on two CPU cores)")
+    images = parser.add_argument_group("image files (ImageNet)")
+    images.add_argument("--on-bad-image", choices=("stop", "skip"), default="stop", help="what to do with an "
+                        "unreadable image file (default: stop)")
+    images.add_argument("--workers", type=count, help="processes that read images (default: one per core, at most 16)")
+    recipe = parser.add_argument_group("recipe", "the default is the published recipe, see recipes.py")
     for name, kind, text, _ in flags():
         if kind is bool:
             recipe.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text)
@@ -66,7 +67,7 @@ def parse_arguments(description):
 
 
 def known_datasets(data_dir=None):
-    """Names of the sets that a recipe trains on, with the user's own sets in `data_dir`, which get the default one."""
+    """Names of the data sets that have a recipe; the user's own sets in `data_dir` get the default recipe."""
     for name, info in register(data_dir).items() if data_dir else ():
         if name not in RECIPES["dismax"]:
             add_dataset(name, info.size, info.mean, info.std)
@@ -76,7 +77,7 @@ def known_datasets(data_dir=None):
 def check_dataset(name, data_dir):
     """UserError when there is no recipe for a set of this name."""
     if name not in (known := known_datasets(data_dir)):
-        raise UserError(f"unknown data set {name!r}: choose from {', '.join(known)}, or make it from a folder: python "
+        raise UserError(f"unknown data set {name!r}: choose from {', '.join(known)}, or make one from a folder: python "
                         f"data/prepare.py --folder {name}=DIR --data-dir {data_dir}")
 
 
@@ -92,16 +93,16 @@ def resolve_run(args):
         raise UserError(f"--members must be at least 1, got {method.members}")
     if method.outliers == "default":
         if args.dataset not in EXPOSURE:
-            raise UserError(f"{args.method} trains with outliers, and neither paper has any for {args.dataset}: name "
-                            "them with --outliers SET")
+            raise UserError(f"{args.method} trains with outliers, but neither paper has an outlier set for "
+                            f"{args.dataset}: name one with --outliers SET")
         method = method.changed(outliers=EXPOSURE[args.dataset])
     trainable = ["none", *(name for name, known in CATALOG.items() if "train" in known.counts)]
     if method.outliers not in trainable:
         raise UserError(f"--outliers {method.outliers} has no training images: choose from {', '.join(trainable)}")
     size, needed = CATALOG[args.dataset].size, NETWORKS[args.model].image_size
     if needed not in (None, size):
-        raise UserError(f"{args.model} takes images of {needed}×{needed} pixels, {args.dataset} has {size}×{size}: "
-                        "choose another --model")
+        raise UserError(f"{args.model} takes images of {needed}×{needed} pixels, but those of {args.dataset} have "
+                        f"{size}×{size}: choose another --model")
     with value_error_is_users():
         published = recipe_of(args.dataset, base, method, args.model)
         recipe = published.changed(**{name: getattr(args, name) for name, *_ in flags()})

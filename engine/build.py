@@ -1,4 +1,4 @@
-"""From the names of a run to its parts: the network or ensemble, and what its training minimises."""
+"""From the names of a run to its parts: the network or ensemble, and its training loss."""
 import importlib
 from functools import partial
 
@@ -20,10 +20,10 @@ def resolve(entry):
 
 
 def build_network(name, num_classes, head):
-    """A freshly initialised network of the registry whose `.classifier` is head(num_features, num_classes).
+    """A newly initialized network of the registry whose `.classifier` is head(num_features, num_classes).
 
     Args:
-        head: a first-part class of `losses`, or anything called the same way, `torch.nn.Linear` for one.
+        head: a first-part class of `losses`, or any class with the same arguments, for instance `torch.nn.Linear`.
     UserError on an unknown name.
     """
     if name not in NETWORKS:
@@ -33,12 +33,12 @@ def build_network(name, num_classes, head):
 
 
 def build_ensemble(name, num_classes, head, members):
-    """An Ensemble of so many networks, initialised one after another from one random stream."""
+    """An Ensemble of networks that are initialized one after another from one random stream."""
     return Ensemble([build_network(name, num_classes, head) for _ in range(members)])
 
 
 def build_model(run, num_classes):
-    """The freshly initialised network, or Ensemble, of a run."""
+    """The newly initialized network, or Ensemble, of a run."""
     if run.method.head not in HEADS:
         raise UserError(f"unknown head {run.method.head!r}: choose from {', '.join(HEADS)}. One of a plugin needs "
                         "--plugin FILE")
@@ -51,7 +51,7 @@ def build_model(run, num_classes):
 
 
 def score_functions():
-    """name → function of logits (…, C): the package's scores with those of plugins, which its heads then know, too."""
+    """name → function of logits (…, C): the package's scores and those of plugins, which the heads then know, too."""
     calibration.SCORES.update(recipes.SCORES)
     return calibration.SCORES
 
@@ -86,8 +86,8 @@ def diversity_loss(model, name, recipe):
     if not diversity.discriminator:
         return loss()
     if recipe.per_class < 2 or recipe.batch_size % recipe.per_class:
-        raise UserError("DICE needs two or more images a class, and batches that they fill: --per-class "
-                        f"{recipe.per_class} and --batch-size {recipe.batch_size} don't")
+        raise UserError("DICE needs two or more images per class that fill a batch: --per-class "
+                        f"{recipe.per_class} and --batch-size {recipe.batch_size} do not fit")
     if 0 < recipe.micro_batch < recipe.per_class:
         raise UserError(f"DICE compares the {recipe.per_class} images of a class, so they stay in one micro-batch: "
                         f"--micro-batch {recipe.micro_batch} is smaller. Use {recipe.per_class} or more")

@@ -44,7 +44,7 @@ def check_whole(path):
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip():
-                raise zipfile.BadZipFile("a check sum is wrong")
+                raise zipfile.BadZipFile("a checksum is wrong")
     except FileNotFoundError:
         raise
     except Exception as error:

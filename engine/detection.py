@@ -37,14 +37,14 @@ def calibrate(num_classes, logits, labels):
 
 
 class Detector:
-    """A trained model that answers for images: class, calibrated probability, and whether they are in-distribution.
+    """A trained model that classifies images and rejects those that are out-of-distribution.
 
     Args:
         model: the network or Ensemble, as trained.
         num_classes: C.
         calibration: what `calibrate` returned.
         score: one of losses.calibration.SCORES.
-    UserError when the calibration is of another form, or has no thresholds of this score.
+    UserError if the calibration has another form, or no thresholds for this score.
     """
 
     def __init__(self, model, num_classes, calibration, score):
@@ -69,7 +69,7 @@ class Detector:
         self.head.score_type = score
         grid = torch.tensor(values, dtype=self.head.precomputed_thresholds.dtype)
         if grid.shape != (len(PERCENTILES),) or not grid.isfinite().all() or (grid.diff() < 0).any():
-            raise ValueError(f"the thresholds of {score} are none")
+            raise ValueError(f"the thresholds of {score} are invalid")
         unknown = torch.full_like(grid, torch.nan)
         self.head.load_state_dict({
             "temperature": torch.tensor([self.temperature]), "validationset_available": torch.tensor([True]),
@@ -81,14 +81,14 @@ class Detector:
     def __call__(self, images, reject_rate):
         """Images (B, 3, H, W), normalised → (classes, probabilities, scores, in_distribution), (B) each, on the CPU.
 
-        reject_rate: the share of in-distribution images to turn away. ValueError when the network answers with NaN or
-        infinity, or when the rate is no share.
+        reject_rate: the share of in-distribution images to reject. ValueError if the network returns NaN or infinity,
+        or if the rate is not between 0 and 1.
         """
         logits = add_member_dim(self.model(images)).double().mean(0).cpu()  # (B, C)
         if not self.ours:
             logits = logits / self.temperature
         if not logits.isfinite().all():
-            raise ValueError("the network answers with NaN or infinity")
+            raise ValueError("the network returns NaN or infinity")
         probabilities, classes = self.head.probabilities(logits).max(-1)
         return classes, probabilities, self.head.scores(logits), self.head.detect(logits, reject_rate)
 

@@ -2,9 +2,10 @@
 
   python evaluate.py RUN --detectors mahalanobis knn vim react       needs: pip install pytorch-ood
 
-A detector is made for one network as detector(head), fitted by fit(features, logits, labels), and gives score(features,
-logits) → (n), larger = more in-distribution. features (n, F) are what the head saw, logits (n, C) what it answered; all
-are float32 tensors on the CPU, and labels (n) int64. An ensemble's score is the mean over its members' detectors.
+A detector is a class. detector(head) is made for one network, fit(features, logits, labels) fits it, and
+score(features, logits) → (n) is larger for in-distribution images. features (n, F) are the inputs of the head, logits
+(n, C) its outputs, float32 tensors on the CPU; labels (n) are int64. The score of an ensemble is the mean over its
+members' detectors.
 """
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ def known_detectors():
 
 
 def check(names):
-    """UserError when a name is not known, or when its package is missing."""
+    """UserError if a name is unknown or its package is missing."""
     for name in names:
         if name not in known_detectors():
             raise UserError(f"unknown detector {name!r}: choose from {', '.join(known_detectors())}")
@@ -49,7 +50,7 @@ class PytorchOOD:
             self.detector = {"mahalanobis": detector.Mahalanobis, "rmd": detector.RMD, "knn": detector.KNN}[name](None)
         elif name == "vim":
             if not hasattr(head, "weights") or not hasattr(head, "bias"):
-                raise UserError("the detector vim needs a linear head: choose another for distance-based losses")
+                raise UserError("the detector vim needs a linear head: choose another one for distance-based losses")
             width = head.num_features
             dimension = 1000 if width >= 2048 else 512 if width >= 768 else width // 2  # the authors' rule
             self.detector = detector.ViM(None, dimension, head.weights.detach(), head.bias.detach())

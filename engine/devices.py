@@ -124,6 +124,6 @@ def explain_out_of_memory(device):
         if not (isinstance(error, torch.OutOfMemoryError) or memory_error(error)):
             raise
         raise UserError(
-            f"{device} is out of memory ({(text or 'MemoryError').splitlines()[0]}). Lower what a step takes: "
-            "--micro-batch 16 accumulates gradients over parts of a batch (BN then sees the parts); fewer runs at once "
-            "(RUNS_PER_GPU); or several GPUs (torchrun). A smaller --batch-size is another recipe") from error
+            f"{device} is out of memory ({(text or 'MemoryError').splitlines()[0]}). Reduce the memory of a step: "
+            "--micro-batch 16 accumulates gradients over parts of a batch (BN then sees the parts). Or run fewer at "
+            "once (RUNS_PER_GPU), or use several GPUs (torchrun). A smaller --batch-size changes the recipe") from error

@@ -1,4 +1,4 @@
-"""A run's detector as one graph, from uint8 images to answers: for ONNX Runtime and as a torch.export program.
+"""The detector of a run as one graph from uint8 images to outputs, for ONNX Runtime and as a torch.export program.
 
 The graph has everything that detect.py does after resizing: normalisation, the network or all members of an ensemble,
 temperature, score and threshold. Each file is compared with PyTorch on images before it is kept.
@@ -23,12 +23,12 @@ OPSET = 20
 
 
 class DetectorGraph(nn.Module):
-    """What a Detector answers at one rejection rate, in float32.
+    """The outputs of a Detector at one reject rate, in float32.
 
     Args:
         detector: an engine.detection.Detector.
         mean, std: (3) each, for pixels in [0, 1].
-        reject_rate: the share of in-distribution images to turn away.
+        reject_rate: the share of in-distribution images to reject.
     """
 
     def __init__(self, detector, mean, std, reject_rate):
@@ -54,7 +54,7 @@ class DetectorGraph(nn.Module):
 
 @dataclass(frozen=True)
 class Check:
-    """How far a file's answers are from PyTorch's."""
+    """The difference between the outputs of a file and PyTorch's."""
 
     images: int
     largest_difference: float  # of logits, probabilities and scores, as a share of the largest value
@@ -83,12 +83,12 @@ def compared(graph, run, size, what):
         for name, ours, theirs in zip(OUTPUTS[:3], expected, answers):
             difference = ((ours - theirs).abs().max() / ours.abs().max().clamp(min=1)).item()
             if not difference <= TOLERANCE or ours.shape != theirs.shape:
-                raise UserError(f"{what} does not answer as PyTorch does: {name} differs by {difference:.2g} of the "
+                raise UserError(f"{what} differs from PyTorch: {name} is off by {difference:.2g} of the "
                                 "largest value. Nothing was written")
             largest = max(largest, difference)
         clear = (expected[2] - graph.threshold).abs() > TOLERANCE * expected[2].abs().max().clamp(min=1)
         if not torch.equal(expected[3][clear], answers[3][clear]):
-            raise UserError(f"{what} does not decide as PyTorch does. Nothing was written")
+            raise UserError(f"{what} rejects other images than PyTorch. Nothing was written")
         seen += count
     return Check(seen, largest)
 

@@ -1,4 +1,4 @@
-"""A run's logits and features: from disk, or from the network, which is run once on every image."""
+"""The logits and features of a run: from disk, or from the network, which runs once on every image."""
 import copy
 import zipfile
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ SUFFIXES = {"last": "", "best": "_best"}  # of the folders logits/ and features/
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the N members answer to the n readable images of a split.
+    """The outputs of the N members for the n readable images of a split.
 
     logits: (N, n, C) float32.
     labels: (n) int64, −1 for OOD images.
@@ -47,7 +47,7 @@ class Outputs:
 
 
 class LogitsCache:
-    """The Outputs of any Split, under one of a run's two checkpoints.
+    """The Outputs of any Split for one of the two checkpoints of a run.
 
     Args:
         run, config: as run_dir.load_run gives them.
@@ -56,7 +56,7 @@ class LogitsCache:
         bf16: run the network in bfloat16 autocast.
         loader_options: how image files are read, see FolderImages.
 
-    Rank 0 gets Outputs; the other ranks, which only help to make them, get None.
+    Rank 0 gets Outputs; the other ranks compute their part and get None.
     `unreadable` counts the images of a set that could not be read.
     """
 
@@ -112,12 +112,12 @@ class LogitsCache:
 
     def _check(self, found, key):
         if not all(np.isfinite(values).all() for values in (found.logits, found.features) if values is not None):
-            raise UserError(f"the network of {self.run} answers {key} with NaN or infinity: its training diverged. "
+            raise UserError(f"the network of {self.run} gives NaN or infinity for {key}: its training diverged. "
                             "Train it again with --fresh and a lower --lr")
 
     @property
     def weights_digest(self):
-        """The logits of other weights must not be taken for these."""
+        """Distinguishes these logits from those of other weights."""
         if self._weights_digest is None:
             self._weights_digest = weights_digest(self.run.folder, self.config, self.file.name)
         return self._weights_digest
@@ -148,8 +148,8 @@ def load_model(run, num_classes, file):
     batch_norm = {name: buffer for name, buffer in model.named_buffers() if "running_" in name}
     for name, tensor in {**dict(model.named_parameters()), **batch_norm}.items():
         if not tensor.isfinite().all():
-            raise UserError(f"{file} is of no use: {name} holds NaN or infinity. Train the run again with --fresh, or "
-                            "put a good copy there")
+            raise UserError(f"{file} cannot be used: {name} holds NaN or infinity. Train the run again with --fresh, "
+                            "or put a good copy there")
     return model
 
 

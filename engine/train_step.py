@@ -1,5 +1,5 @@
-"""One step of SGD, in the fastest form that the device supports. Each form is off by a flag of train.py; without all of
-them it is plain float32, eager. The recipe is the same in every form."""
+"""One step of SGD, in the fastest form that the device supports. A flag of train.py turns each form off; without them
+the step is eager and in float32. The recipe is the same in every form."""
 from dataclasses import asdict, dataclass
 
 import torch
@@ -28,10 +28,10 @@ class ExecutionOptions:
 
 
 def execution_options(device, run, bf16=None, graphs=None, compiled=None):
-    """The options asked for, None meaning what is known to pay on the device. UserError when they cannot be had."""
+    """The requested options; None selects what is faster on the device. UserError if an option is not available."""
     accumulates = run.recipe.micro_batch and run.recipe.micro_batch < run.recipe.batch_size
     has_discriminator = run.method.diversity != "none" and DIVERSITIES[run.method.diversity].discriminator
-    why_not = ("they need a CUDA device" if device.type != "cuda" else
+    why_not = ("CUDA graphs need a CUDA device" if device.type != "cuda" else
                "not with several ranks" if distributed.is_distributed() else
                "not with --micro-batch" if accumulates else
                "DICE looks at its batches on the CPU" if has_discriminator else "")
@@ -181,7 +181,7 @@ class TrainStep:
         devices.restore_rng_state(rng, self.device)
         self.replay(batch)
         if difference := disagreement(before, eager, tensors):
-            self.graph_error, self.graph = f"a replay was not the step ({difference})", None
+            self.graph_error, self.graph = f"a replay differed from the step ({difference})", None
             eager.restore()
             devices.restore_rng_state(after, self.device)
         self.is_checked = True

@@ -1,10 +1,8 @@
-"""What one training step minimises: the members' mean loss, their diversity loss, and outlier exposure.
+"""The loss of a training step: the members' mean loss, their diversity loss, and outlier exposure.
 
 One network is an ensemble of one. As a module with one forward it can be wrapped by DistributedDataParallel, though the
 diversity losses differentiate inside it.
 """
-import contextlib
-
 import torch
 from torch import nn
 
@@ -61,7 +59,7 @@ class TrainingLoss(nn.Module):
                 if self.image_gradients:
                     shape = (len(logits), *aux_images.shape)
                     aux_images = aux_images.expand(shape).clone().requires_grad_()  # (N, B', 3, H, W)
-                with frozen_statistics(self.batch_norms):
+                with FrozenStatistics(self.batch_norms):
                     output = self.model(aux_images, return_features=True)
             values, dead = self.auxiliary(aux_images, aux_labels, output)
             loss = loss + times(aux_share, sum(self.weights[name] * value for name, value in values.items()))
@@ -143,14 +141,20 @@ def as_list(parts):
     return list(parts) if isinstance(parts, (list, tuple)) else [parts]
 
 
-@contextlib.contextmanager
-def frozen_statistics(batch_norms):
-    """These modules use their running statistics, and leave them as they are."""
-    modes = [module.training for module in batch_norms]
-    for module in batch_norms:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in zip(batch_norms, modes):
+class FrozenStatistics:
+    """A block in which these modules use their running statistics and do not change them.
+
+    A class, because torch.compile of PyTorch 2.6 cannot look into a generator.
+    """
+
+    def __init__(self, batch_norms):
+        self.batch_norms = batch_norms
+        self.modes = [module.training for module in batch_norms]
+
+    def __enter__(self):
+        for module in self.batch_norms:
+            module.training = False
+
+    def __exit__(self, *_):
+        for module, mode in zip(self.batch_norms, self.modes):
             module.training = mode

@@ -2,7 +2,7 @@
 
   python examples/huggingface.py        a few seconds: a tiny vision transformer with random weights, on digits
 
-In your project the model comes from AutoModelForImageClassification.from_pretrained(…). Needs: pip install
+In your project the model comes from AutoModelForImageClassification.from_pretrained(…). This example needs: pip install
 transformers accelerate.
 """
 import argparse
@@ -21,8 +21,8 @@ from losses import attach  # after `pip install .`: from dismax import attach
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=float, default=6)
-    parser.add_argument("--output", type=Path, help="where the model is saved; by default a temporary folder")
+    parser.add_argument("--epochs", type=float, default=6, help="default: 6")
+    parser.add_argument("--output", type=Path, help="folder for the saved model (default: a temporary folder)")
     args = parser.parse_args()
     torch.manual_seed(0)
     digits = load_digits()
@@ -32,10 +32,10 @@ def main():
     model = AutoModelForImageClassification.from_config(ViTConfig(
         image_size=8, patch_size=2, num_channels=1, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
         intermediate_size=64, num_labels=10))
-    criterion = attach(model, "dismax")  # the model's last linear layer becomes DisMax's
+    criterion = attach(model, "dismax")  # replaces the last linear layer of the model
 
     def compute_loss(outputs, labels, num_items_in_batch=None):
-        return criterion(outputs.logits, labels)  # Hugging Face: the logits are the output's `.logits`
+        return criterion(outputs.logits, labels)  # logits are an attribute of the output
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.output or Path(temporary)
@@ -57,7 +57,7 @@ def main():
 
 
 def load(folder):
-    """The saved model with its head. `from_pretrained` of the plain class would put a new nn.Linear in its place."""
+    """The saved model with its head. `from_pretrained` of the plain class would create a new nn.Linear instead."""
     architecture, = AutoConfig.from_pretrained(folder).architectures
 
     class WithDisMax(getattr(transformers, architecture)):

@@ -1,9 +1,9 @@
-"""SDDE: five small networks that look at different places of an image, beside the same five without that loss.
+"""SDDE: five small networks that look at different parts of an image, and the same five without SDDE's loss.
 
   python examples/sdde.py        half a minute on two cores
 
-The networks learn the handwritten digits 0–6 that scikit-learn ships and are then shown 7–9. The lines that make the
-ensemble SDDE are numbered. GradCAMDiversityLoss is the paper's; the other losses of the package are called alike.
+The networks learn the digits 0–6 of scikit-learn; images of 7–9 are out-of-distribution. The numbered comments mark the
+lines that SDDE needs. GradCAMDiversityLoss is the paper's loss; the package's other losses have the same arguments.
 """
 import argparse
 import sys
@@ -33,9 +33,9 @@ class Net(nn.Module):
             nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, CLASSES))
 
     def forward(self, images):
-        """(B, 1, 8, 8) → logits (B, C) and the maps (B, 32, 8, 8) that they were made from."""
+        """(B, 1, 8, 8) → logits (B, C) and the maps (B, 32, 8, 8) that they were computed from."""
         maps = self.body(images)
-        return self.rest(maps), maps  # 1: the very tensor, neither detached nor copied
+        return self.rest(maps), maps  # 1: the same tensor, neither detached nor copied
 
 
 def outputs(members, images):
@@ -76,7 +76,7 @@ def saliency(members, images):
 
 
 def correlation(cams):
-    """Mean correlation of two members' maps (N, B, H, W) over images and pairs, maps without contrast left out."""
+    """Mean correlation of two members' maps (N, B, H, W) over images and pairs; constant maps count as 0."""
     flat = cams.flatten(2)  # (N, B, H·W)
     flat = F.normalize(flat - flat.mean(2, keepdim=True), dim=2)
     pairs = [(flat[i] * flat[j]).sum(1) for i, j in combinations(range(len(flat)), 2)]
@@ -94,7 +94,7 @@ def digits():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=15, help="default: 15")
     args = parser.parse_args()
     train_images, train_labels, test_images, test_labels, unknown = digits()
     for title, weight in (("deep ensemble", 0), ("SDDE", WEIGHT)):

@@ -3,7 +3,7 @@
   python examples/timm_finetune.py                                        digits, a tiny network with random weights
   python examples/timm_finetune.py --model resnet18 --pretrained --size 224 --data DIR      your images, on a GPU
 
-DIR holds train/<class>/<image> and val/<class>/<image>. Needs: pip install timm.
+DIR holds train/<class>/<image> and val/<class>/<image>. This example needs timm: pip install timm.
 """
 import argparse
 import sys
@@ -21,13 +21,13 @@ from losses import attach  # after `pip install .`: from dismax import attach
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="test_resnet", help="a name of timm.list_models()")
-    parser.add_argument("--pretrained", action="store_true", help="timm downloads the weights")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="class folders; by default scikit-learn's digits")
-    parser.add_argument("--size", type=int, default=32, help="pixels a side")
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--lr", type=float, default=0.05)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--model", default="test_resnet", help="a name from timm.list_models() (default: test_resnet)")
+    parser.add_argument("--pretrained", action="store_true", help="download timm's pretrained weights")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="class folders (default: scikit-learn's digits)")
+    parser.add_argument("--size", type=int, default=32, help="image size in pixels (default: 32)")
+    parser.add_argument("--epochs", type=int, default=5, help="default: 5")
+    parser.add_argument("--lr", type=float, default=0.05, help="learning rate of the head (default: 0.05)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cpu …")
     args = parser.parse_args()
     torch.manual_seed(0)
 
@@ -39,7 +39,7 @@ def main():
 
     head = list(criterion.model_classifier.parameters())
     body = [p for p in model.parameters() if all(p is not q for q in head)]
-    slower = 0.1 if args.pretrained else 1  # a pretrained body changes slowly, the new head does not
+    slower = 0.1 if args.pretrained else 1  # a pretrained body needs a lower learning rate than the new head
     optimizer = torch.optim.SGD([{"params": body, "lr": args.lr * slower}, {"params": head, "lr": args.lr}],
                                 momentum=0.9, nesterov=True, weight_decay=1e-4)
     for epoch in range(1, args.epochs + 1):
@@ -52,17 +52,17 @@ def main():
             optimizer.step()
         print(f"epoch {epoch}: loss {loss:.3f}")
 
-    # half of the validation images for temperature and thresholds, the other half to look at
+    # half of the validation images fit temperature and thresholds, the other half is evaluated
     logits, labels = predict(model, val, args.device)
     kept = torch.arange(len(labels)) % 2 == 0
     classifier = criterion.model_classifier.cpu()
     temperature = classifier.calibrate(logits[kept], labels[kept])
-    logits = logits / temperature  # what the network returns from now on
+    logits = logits / temperature  # as the network returns them from now on
     classifier.set_thresholds(logits[kept])
     accuracy = (logits[~kept].argmax(1) == labels[~kept]).float().mean()
-    away = (~classifier.detect(logits[~kept], reject_rate=0.05)).float().mean()
+    rejected = (~classifier.detect(logits[~kept], reject_rate=0.05)).float().mean()
     print(f"{len(class_names)} classes: accuracy {accuracy:.1%}, temperature {temperature:.2f}, "
-          f"turned away {away:.1%} of known images (asked: 5 %)")
+          f"rejected {rejected:.1%} of known images (reject rate 5 %)")
 
 
 @torch.no_grad()

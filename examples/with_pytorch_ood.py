@@ -1,9 +1,9 @@
-"""Read a run's scores with the metrics of pytorch-ood and of OpenOOD, and compare with ours.
+"""Apply the metrics of pytorch-ood and of OpenOOD to the scores of a run, and compare them with ours.
 
   python examples/with_pytorch_ood.py results/digits/lenet/dismax/seed1 MMLES
 
 evaluate.py writes scores/<score>/<set>.npz in OpenOOD's form: pred (n), the predicted class; conf (n), larger = more
-in-distribution; label (n), −1 for out-of-distribution images. Needs: pip install pytorch-ood.
+in-distribution; label (n), −1 for out-of-distribution images. This example needs: pip install pytorch-ood.
 """
 import argparse
 import json
@@ -29,7 +29,7 @@ def ours(id_file, ood_file):
 def pytorch_ood(id_file, ood_file):
     metrics = OODMetrics()
     for file in (np.load(id_file), np.load(ood_file)):
-        # there a score is larger for OOD images; float64 keeps scores apart that float32 would make equal
+        # its scores are larger for OOD images; float32 would make some different scores equal
         metrics.update(torch.from_numpy(-file["conf"].astype(np.float64)), torch.from_numpy(file["label"]))
     found = metrics.compute()
     return [float(found[name]) for name in ("AUROC", "AUPR-IN", "AUPR-OUT", "FPR95TPR")]
@@ -50,7 +50,7 @@ def openood(id_file, ood_file):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of an evaluated run")
-    parser.add_argument("score", help="a folder of its scores/")
+    parser.add_argument("score", help="name of a score, a folder in the run's scores/")
     args = parser.parse_args()
     folder = args.run / "scores" / args.score
     id_file = folder / f"{json.loads((args.run / 'config.json').read_text())['run']['dataset']}.npz"

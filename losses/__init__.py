@@ -6,12 +6,13 @@
         criterion(model(inputs), targets).backward()    # and a step of an optimizer made after `attach`
     classifier = model.eval() and criterion.model_classifier
     classifier.calibrate(model(held_out_inputs), held_out_labels)
-    classifier.set_thresholds(model(held_out_inputs))   # run again: the logits are divided by the new temperature
+    classifier.set_thresholds(model(held_out_inputs))   # new logits, divided by the new temperature
     known = classifier.detect(model(new_inputs), reject_rate=0.05)    # True = in-distribution
 
-By hand, each loss is a first part, which replaces the last linear layer, and a second part, which replaces the
-criterion: `model.fc = DisMaxLossFirstPart(num_features, num_classes)`, `criterion = DisMaxLossSecondPart(model.fc)`,
-with regularization="fpr" for the paper's DisMax†. `classifier.scores(logits)` is larger for more in-distribution.
+`attach` is not needed: each loss has a first part, which replaces the last linear layer, and a second part, which
+replaces the criterion: `model.fc = DisMaxLossFirstPart(num_features, num_classes)`, `criterion =
+DisMaxLossSecondPart(model.fc)`, with regularization="fpr" for the paper's DisMax†. `classifier.scores(logits)` is
+larger for in-distribution samples.
 """
 from .attach import LOSSES, attach
 from .base import LossFirstPart

@@ -1,4 +1,4 @@
-"""A loss put on somebody else's network: the last linear layer becomes its first part."""
+"""`attach` puts a loss on any classifier: the last linear layer becomes the first part of the loss."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -31,11 +31,11 @@ def attach(
     model: nn.Module, loss: str, num_classes: int | None = None, regularization: str | None = None,
     *, layer: str | None = None, **options: Any,
 ) -> LossSecondPart:
-    """Replace the last linear layer of a classifier, in place, by a fresh first part, and return the criterion.
+    """Replace the last linear layer of a classifier, in place, by a new first part, and return the criterion.
 
-    For torchvision, timm and Hugging Face classifiers and plain modules. The first part, `criterion.model_classifier`,
-    has the layer's number of features, device, dtype and mode. Attach before the optimizer is made, since the head has
-    new parameters, and before the model is wrapped for distributed training.
+    It works for classifiers of torchvision, timm and Hugging Face and for plain modules. The first part,
+    `criterion.model_classifier`, keeps the layer's number of features, device, dtype and mode. Call it before you make
+    the optimizer, because the head has new parameters, and before you wrap the model for distributed training.
 
     Args:
         model: a network with an nn.Linear, or a first part of an earlier call, as its last layer.
@@ -44,10 +44,10 @@ def attach(
         num_classes: number of classes; None: as many as the layer has outputs.
         regularization: "fpr" for DisMax's; None: none.
         layer: which layer, by its name in the model ("fc", "head", "classifier.6"), or a module that holds it.
-        options: more arguments of the criterion, as label_smoothing=0.1 or alpha=0.5.
+        options: more arguments of the criterion, for instance label_smoothing=0.1 or alpha=0.5.
 
-    ValueError, naming the candidates, when no linear layer or more than one may be the last one, as in torchvision's
-    Inception (`AuxLogits.fc` and `fc`) or DeiT with distillation (`head` and `head_dist`).
+    ValueError if no linear layer, or more than one, could be the last one, as in torchvision's Inception
+    (`AuxLogits.fc` and `fc`) or DeiT with distillation (`head` and `head_dist`). The message names the candidates.
     """
     if loss not in LOSSES:
         raise ValueError(f"unknown loss {loss!r}: choose from {', '.join(LOSSES)}")

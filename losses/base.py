@@ -1,5 +1,5 @@
-"""What the four losses' first parts share: a head in place of the last linear layer, its temperature, thresholds and
-detection. The second parts, in place of the criterion, share criterion.LossSecondPart."""
+"""The base class of the four first parts: a head in place of the last linear layer, with temperature, thresholds and
+detection. criterion.LossSecondPart is the base class of the second parts, which replace the criterion."""
 from __future__ import annotations
 
 import math
@@ -35,11 +35,11 @@ class _Usage:
 
 
 class LossFirstPart(nn.Module):
-    """Features in, logits out; each loss gives its `logits(features)`. It goes where a linear layer goes: also into
-    torch.compile, torch.export, torch.jit.trace, ONNX, torch.fx and torch.func.
+    """Features in, logits out; each loss defines `logits(features)`. It replaces a linear layer, also in torch.compile,
+    torch.export, torch.jit.trace, ONNX, torch.fx and torch.func.
 
-    Computes in float32 (float64 if given that) also inside autocast and as a half or bfloat16 module: a distance of two
-    near points, times the entropic scale, is the number that bfloat16 spoils most. The logits are float32 then.
+    It computes in float32 (in float64 for float64 inputs), also inside autocast and as a half or bfloat16 module: in
+    bfloat16 the distance of two near points, times the entropic scale, would be inaccurate. The logits are float32.
 
     Args:
         num_features: length F of a feature vector.
@@ -52,7 +52,7 @@ class LossFirstPart(nn.Module):
         validationset_available (1): whether the validation row is known.
         thresholds_temperature (2), thresholds_score (2): at which temperature, and for which of SCORES (the CRC-32 of
             its name), the rows were made; NaN and −1 until known.
-    State dicts without them load too: the temperature stays what it is, thresholds become unknown.
+    State dicts without these buffers can be loaded, too: the temperature is kept, and thresholds become unknown.
     """
 
     score_type = "MPS"  # the published score of this loss; see `scores`
@@ -81,9 +81,9 @@ class LossFirstPart(nn.Module):
         self.register_buffer("thresholds_score", torch.full((2,), -1))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, F) features → (B, C) logits, already divided by the temperature; (…, F) → (…, C), as of tokens.
+        """(B, F) features → (B, C) logits, already divided by the temperature; (…, F) → (…, C), for example for tokens.
 
-        One sample is (1, F), or (F) inside torch.func's transforms. ValueError on another shape.
+        One sample is (1, F), or (F) inside torch.func's transforms. ValueError for other shapes.
         """
         self._usage.seen = True
         if isinstance(features, torch.fx.Proxy):  # symbolic tracing: there is nothing to look at
@@ -96,33 +96,32 @@ class LossFirstPart(nn.Module):
     # ---- what is made of logits ----
 
     def scores(self, logits: Tensor) -> Tensor:
-        """One number a sample, larger = more in-distribution: (…, C) logits → (…), by `self.score_type`.
+        """One number per sample, larger = more in-distribution: (…, C) logits → (…), with `self.score_type`.
 
         MPS ln(q̂/(1 − q̂)) with q̂ = max q, q = softmax(logits); ES Σ q ln q; MDS max logit; MMLS max + mean logit;
-        MMLES MMLS + ES; MMLEPS MMLES + max q; energy ln Σ exp logits. `set_thresholds` and `detect` use these numbers
-        and no others. MPS is given as log odds, because the published probability max q,
-        `probabilities(logits).amax(-1)`, is exactly 1 in float32 for every confident sample. See calibration.score.
-        ValueError on an unknown `score_type`.
+        MMLES MMLS + ES; MMLEPS MMLES + max q; energy ln Σ exp logits. `set_thresholds` and `detect` use these numbers.
+        MPS is given as log odds, because the published probability max q, `probabilities(logits).amax(-1)`, is exactly
+        1 in float32 for every confident sample. See calibration.score. ValueError for an unknown `score_type`.
         """
         return calibration.score(logits, self.score_type)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """softmax of logits (…, C) at the temperature in force, those that the head returned: (…, C), rows sum to 1."""
+        """softmax of logits (…, C) as the head returned them, divided by the temperature: (…, C), rows sum to 1."""
         return in_float32(logits).softmax(-1)
 
     def calibrate(self, logits: Tensor, labels: Tensor) -> float:
         """Fit the temperature to held-out samples, store it and return it.
 
         Args:
-            logits: (n, C) as the head returned them at the temperature in force, that is already divided by it.
+            logits: (n, C) as the head returned them, that is already divided by the current temperature.
             labels: (n) classes in [0, C).
 
-        Minimises the negative log-likelihood over all temperatures (calibration.fit_temperature). It can be called
-        again: with logits at the temperature it has stored it finds the same one, and the logits of the last call are
-        recognised as made at the earlier one. Afterwards the head returns other logits, and thresholds made before are
-        refused: run the network again, then `set_thresholds`. Where the likelihood has no minimum, as when all samples
-        are classified correctly, the temperature stays, with a UserWarning. ValueError on other shapes, labels out of
-        range, NaN and infinity.
+        Minimizes the negative log-likelihood over all temperatures (calibration.fit_temperature). A second call with
+        logits at the stored temperature finds the same temperature; the logits of the previous call are recognized as
+        made at the earlier temperature. Afterwards the head returns other logits, and earlier thresholds are refused:
+        run the network again and call `set_thresholds`. If the likelihood has no minimum, for instance because all
+        samples are classified correctly, the temperature is kept, with a UserWarning. ValueError for other shapes,
+        labels out of range, NaN and infinity.
         """
         calibration.check_logits(logits, self.num_classes)
         calibration.check_labels(labels, logits)
@@ -133,16 +132,16 @@ class LossFirstPart(nn.Module):
         return self.temperature.item()
 
     def set_thresholds(self, logits: Tensor) -> None:
-        """Keep the 25 PERCENTILES of the scores of held-out in-distribution logits (n, C), n ≥ 1, made at the
-        temperature in force. ValueError on other shapes, NaN and infinity, and on the very logits that `calibrate` was
-        given when it has changed the temperature since."""
+        """Store the 25 PERCENTILES of the scores of held-out in-distribution logits (n, C), n ≥ 1, made at the current
+        temperature. ValueError for other shapes, NaN and infinity, and for the logits of a `calibrate` call that
+        changed the temperature."""
         calibration.check_logits(logits, self.num_classes)
         self._refuse_earlier_logits(logits)
         self.store_thresholds(self.scores(logits))
 
     @torch.no_grad()
     def store_thresholds(self, scores: Tensor, partition: str = "validation") -> None:
-        """Keep the 25 PERCENTILES (linear interpolation) of one whole pass's in-distribution scores (n), n ≥ 1."""
+        """Store the 25 PERCENTILES (linear interpolation) of the in-distribution scores (n), n ≥ 1, of a whole pass."""
         if partition not in PARTITIONS:
             raise ValueError(f"unknown partition {partition!r}: choose from {', '.join(PARTITIONS)}")
         thresholds, row = calibration.percentiles(scores), PARTITIONS.index(partition)
@@ -158,9 +157,9 @@ class LossFirstPart(nn.Module):
     def threshold(self, reject_rate: float = 0.05) -> Tensor:
         """The score, a 0-dim tensor, below which the share `reject_rate` of the samples of `set_thresholds` lies.
 
-        Any rate in [0, 1]: exact at the PERCENTILES, interpolated linearly between them. RuntimeError when there are no
-        thresholds, or when they were made at another temperature or for another `score_type`. In a compiled or
-        exported graph, which cannot raise, the threshold is NaN then, and `detect` answers False.
+        The rate is in [0, 1]; thresholds are exact at the PERCENTILES and interpolated linearly between them.
+        RuntimeError if there are no thresholds, or if they were made at another temperature or for another
+        `score_type`. A compiled or exported graph cannot raise: there the threshold is NaN, and `detect` returns False.
         """
         threshold = calibration.threshold_at(self.precomputed_thresholds[1], reject_rate)
         usable = (self.thresholds_temperature[1] == self.temperature[0]) & (
@@ -172,11 +171,11 @@ class LossFirstPart(nn.Module):
         return threshold
 
     def detect(self, logits: Tensor, reject_rate: float = 0.05) -> Tensor:
-        """Which samples are in-distribution: (…, C) logits at the temperature in force → (…) bool, True = in.
+        """Which samples are in-distribution: (…, C) logits at the current temperature → (…) bool, True = in.
 
-        True where the score reaches `threshold(reject_rate)`, so that the share `reject_rate` of in-distribution
-        samples is turned away. Samples that tie with the threshold are kept; NaN logits are turned away. Errors as
-        `threshold`; ValueError on the very logits that `calibrate` was given before it changed the temperature.
+        True if the score reaches `threshold(reject_rate)`, so the share `reject_rate` of in-distribution samples is
+        rejected. Samples that tie with the threshold are accepted; NaN logits are rejected. Errors as `threshold`;
+        ValueError for the logits that `calibrate` was given before it changed the temperature.
         """
         if not torch.compiler.is_compiling():
             self._refuse_earlier_logits(logits)
@@ -186,18 +185,18 @@ class LossFirstPart(nn.Module):
     def _why_unusable(self) -> str:
         made_at, now = self.thresholds_temperature[1].item(), self.temperature.item()
         kind = int(self.thresholds_score[1])
-        remedy = "call set_thresholds(logits) with held-out in-distribution logits at the temperature in force"
+        remedy = "call set_thresholds(logits) with held-out in-distribution logits at the current temperature"
         if not self.validationset_available.item():
             return f"there are no thresholds yet: {remedy}"
         if math.isnan(made_at) or kind < 0:
-            return f"the checkpoint does not say at which temperature its thresholds were made: {remedy}"
+            return f"the checkpoint does not record the temperature of its thresholds: {remedy}"
         if made_at != now:
-            return f"the thresholds were made at temperature {made_at:g}, the temperature is {now:g} now: {remedy}"
+            return f"the thresholds were made at temperature {made_at:g}, but the temperature is {now:g} now: {remedy}"
         made_for = next((name for name in SCORES if score_number(name) == kind), "unknown here")
-        return f"the thresholds are of the score {made_for}, score_type is {self.score_type} now: {remedy}"
+        return f"the thresholds belong to the score {made_for}, but score_type is {self.score_type} now: {remedy}"
 
     def _temperature_of(self, logits: Tensor) -> float:
-        """The one in force; of the logits that `calibrate` was given last, the one they were made at."""
+        """The current temperature; for the logits of the last `calibrate` call, the one at which they were made."""
         earlier = self._calibrated_on
         # zeros are zeros at every temperature
         if earlier and earlier[0] == len(logits) and earlier[1] > 0 and earlier[:-1] == _fingerprint(logits):
@@ -211,8 +210,8 @@ class LossFirstPart(nn.Module):
         made_at, now = self._temperature_of(logits), self.temperature.item()
         if made_at != now:
             raise ValueError(
-                f"these are the logits that calibrate was given: they were made at temperature {made_at:g}, and "
-                f"the temperature is {now:g} now. Run the network again, or multiply them by {made_at / now:g}")
+                f"these are the logits of the calibrate call: they were made at temperature {made_at:g}, but the "
+                f"temperature is {now:g} now. Run the network again, or multiply them by {made_at / now:g}")
 
     # ---- as a module ----
 

@@ -1,7 +1,7 @@
-"""What is made of logits: a score, a temperature, and thresholds on the score. Used by the first parts in base.py.
+"""Scores, temperature and thresholds from logits, for the first parts in base.py.
 
-All functions take float16, bfloat16, float32 or float64 logits on any device, at the temperature in force: what the
-head returned, already divided by the temperature.
+All functions take float16, bfloat16, float32 or float64 logits on any device, as the head returned them, already
+divided by the temperature.
 """
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PERCENTILES = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 1, 2, 3, 4, 5, 10, 15, 20, 25, 30, 35
 
 
 def score(logits: Tensor, score_type: str) -> Tensor:
-    """One number a sample, larger = more in-distribution: (…, C) logits → (…), float32 or float64.
+    """One number per sample, larger = more in-distribution: (…, C) logits → (…), float32 or float64.
 
     With q = softmax(logits) and natural logarithms:
     MPS     maximum probability score, as log odds: ln(max q / (1 − max q))
@@ -29,11 +29,11 @@ def score(logits: Tensor, score_type: str) -> Tensor:
     MMLES   max-mean logit entropy score: MMLS + ES
     MMLEPS  max-mean logit entropy and probability score: MMLES + max q
     energy  minus the free energy: ln Σ exp logits
-    MPS orders samples as the published max q does, which is its sigmoid. But a float32 max q is exactly 1 once the
-    largest logit leads by 17, so confident samples would tie and a threshold would turn away all of them or none. (ES
-    is exactly 0 in float32 once it leads by 103, in float64 by 745.)
-    ValueError on an unknown `score_type`. Sources: DisMax (arXiv 2205.05874) section 3 and its repository; the energy,
-    Liu et al. (arXiv 2010.03759). MDS is also the maximum logit score of Hendrycks et al. (arXiv 1911.11132).
+    MPS orders samples like the published max q, which is its sigmoid. In float32 max q is exactly 1 if the largest
+    logit is ahead by 17 or more, so confident samples would tie, and a threshold would reject all of them or none. (ES
+    is exactly 0 in float32 if it is ahead by 103, in float64 by 745.)
+    ValueError for an unknown `score_type`. Sources: DisMax (arXiv 2205.05874) section 3 and its repository; the energy
+    is from Liu et al. (arXiv 2010.03759). MDS is also the maximum logit score of Hendrycks et al. (arXiv 1911.11132).
     """
     if score_type not in SCORES:
         raise ValueError(f"unknown score_type {score_type!r}: choose from {', '.join(SCORES)}")
@@ -77,7 +77,7 @@ SCORES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def score_number(score_type: str) -> int:
-    """A number that stands for the name of a score in a state dict."""
+    """A number that represents the name of a score in a state dict."""
     return zlib.crc32(score_type.encode())
 
 
@@ -112,20 +112,20 @@ def check_labels(labels: Tensor, logits: Tensor) -> None:
 
 @torch.no_grad()
 def fit_temperature(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> float:
-    """The temperature T that minimises the mean negative log-likelihood of softmax(raw logits / T) (Guo et al., arXiv
+    """The temperature T that minimizes the mean negative log-likelihood of softmax(raw logits / T) (Guo et al., arXiv
     1706.04599, section 4.2).
 
-    The likelihood is convex in 1/T, so it has one minimum: the zero of its slope, found by Newton's method inside a
-    bracket, in float64 on the CPU.
+    The negative log-likelihood is convex in 1/T. Its minimum is the zero of its slope, found by Newton's method inside
+    a bracket, in float64 on the CPU.
 
     Args:
         logits: (n, C), already divided by `temperature`, so that the raw logits are logits·temperature. n ≥ 1, finite.
         labels: (n) classes in [0, C), any integer type.
 
     Returns:
-        T > 0. `temperature` itself, with a UserWarning, where there is no minimum: every sample is classified correctly
-        (the likelihood grows for ever as T → 0), or the labels are no better than chance (as T → ∞). Without a
-        warning where all logits of each row are equal, since every T is the same then.
+        T > 0. If there is no minimum, `temperature` itself, with a UserWarning: all samples are classified correctly
+        (the likelihood grows as T → 0), or the logits predict the labels no better than chance (it grows as T → ∞).
+        There is no warning if all logits of each row are equal, because every T is then equally good.
     """
     logits, labels = logits.detach().cpu(), labels.detach().cpu().long()
     n, num_classes = logits.shape
@@ -146,16 +146,16 @@ def fit_temperature(logits: Tensor, labels: Tensor, temperature: float = 1.0) ->
     if bool((logits == logits[:, :1]).all()):
         return temperature
     if bool((own.squeeze(1) >= logits.amax(1)).all()):
-        _warn(f"all {n} samples are classified correctly, so no temperature is the most likely one", temperature)
+        _warn(f"all {n} samples are classified correctly, so every lower temperature is more likely", temperature)
         return temperature
     if slope(0.0)[0] >= 0:
-        _warn(f"these logits tell no more about the labels of the {n} samples than chance", temperature)
+        _warn(f"these logits predict the labels of the {n} samples no better than chance", temperature)
         return temperature
     return temperature / _root(slope)
 
 
 def _root(slope) -> float:  # type: ignore[no-untyped-def]
-    """The γ > 0 at which an increasing function, negative at 0 and positive at ∞, is 0. It returns its slope, too."""
+    """The zero γ > 0 of an increasing function, negative at 0 and positive at ∞, that returns (value, derivative)."""
     low, high = 0.0, 1.0
     while slope(high)[0] < 0:
         low, high = high, 4 * high
@@ -176,7 +176,7 @@ def _root(slope) -> float:  # type: ignore[no-untyped-def]
 
 
 def _warn(reason: str, temperature: float) -> None:
-    warnings.warn(f"{reason}: the temperature stays {temperature:g}. Use more, or harder, held-out samples.",
+    warnings.warn(f"{reason}: the temperature remains {temperature:g}. Use more, or harder, held-out samples.",
                   stacklevel=5)
 
 
@@ -191,21 +191,20 @@ def percentiles(scores: Tensor) -> Tensor:
 
 
 def rounded_down(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """The largest numbers of the dtype that are not above the values, so that a score is never below itself."""
+    """The largest numbers of the dtype that are not above the values, so that no score is below its own threshold."""
     rounded = values.to(dtype)
     return torch.where(rounded.to(values.dtype) > values, rounded.nextafter(rounded.new_tensor(-torch.inf)), rounded)
 
 
 def threshold_at(grid: Tensor, reject_rate: float) -> Tensor:
-    """The score, a 0-dim tensor, below which lies `reject_rate`, a share in [0, 1], of the samples of a grid (25).
+    """The score, a 0-dim tensor, below which the share `reject_rate` in [0, 1] of the samples of a grid (25) lies.
 
-    Exact at the PERCENTILES. Between two of them by linear interpolation, so that the share lies between theirs.
-    ValueError on a rate outside [0, 1].
+    It is exact at the PERCENTILES and interpolated linearly between them. ValueError for a rate outside [0, 1].
     """
     if not 0 <= reject_rate <= 1:
-        raise ValueError(f"reject_rate must be a share between 0 and 1 (0.05 turns 5 % away), got {reject_rate}")
+        raise ValueError(f"reject_rate must be a share between 0 and 1 (0.05 rejects 5 %), got {reject_rate}")
     if reject_rate == 1:
-        return torch.full_like(grid[-1], torch.inf)  # even the largest score is turned away
+        return torch.full_like(grid[-1], torch.inf)  # even the largest score is rejected
     percent = 100 * reject_rate
     k = max(k for k, percentile in enumerate(PERCENTILES[:-1]) if percentile <= percent + 1e-9)
     share = max(0.0, (percent - PERCENTILES[k]) / (PERCENTILES[k + 1] - PERCENTILES[k]))

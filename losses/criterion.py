@@ -1,5 +1,5 @@
-"""The second parts' common half: cross-entropy that never gives NaN, the check that the classifier made the logits, and
-the same loss as a sum over parts of a batch."""
+"""The base class of the second parts: cross-entropy without NaN, the check that the classifier made the logits, and the
+same loss as a sum over parts of a batch."""
 from __future__ import annotations
 
 import math
@@ -14,22 +14,23 @@ from .precision import in_float32, is_traced, values_are_at_hand
 if TYPE_CHECKING:
     from .base import LossFirstPart
 
-IGNORED = -100  # the target that counts for nothing, as in nn.CrossEntropyLoss
-MISTAKE = ("A torchvision ResNet's last layer, for one, is `model.fc`: `model.classifier = …` adds a layer that is "
+IGNORED = -100  # the ignored target, as in nn.CrossEntropyLoss
+MISTAKE = ("The last layer of a torchvision ResNet is `model.fc`: `model.classifier = …` adds a layer that is "
            "never called. attach(model, …) of this package finds the right layer.")
 
 
 class LossSecondPart(nn.Module):
     """The criterion: `loss = criterion(logits, targets)`.
 
-    Targets are classes (B) of any integer type; −100 counts for nothing, and the mean is over the others (0, connected
-    to the graph, where there are none: nn.CrossEntropyLoss gives NaN). Or they are probabilities (B, C), as of mixup.
+    Targets are classes (B) of any integer type, or probabilities (B, C), for instance from mixup. −100 is ignored: the
+    mean is over the other samples. Without any other sample it is 0, connected to the graph (nn.CrossEntropyLoss gives
+    NaN).
 
     Args:
-        model_classifier: the model's first part, which the criterion may ask for its scale and mode.
+        model_classifier: the model's first part; some criteria use its scale and mode.
         label_smoothing: in [0, 1], as in nn.CrossEntropyLoss: this share of the target is spread over all classes.
 
-    A loss of its own gives `loss_of(logits, targets)`, and `partial_loss` if a batch of it is to be split.
+    A subclass with another loss defines `loss_of(logits, targets)`, and `partial_loss` if its batches can be split.
     """
 
     model_classifier: LossFirstPart
@@ -43,20 +44,20 @@ class LossSecondPart(nn.Module):
 
     @property
     def logit_scale(self) -> float:
-        """What the logits are multiplied by inside the loss (the entropic scale), 1 if by nothing."""
+        """The factor of the logits inside the loss (the entropic scale), or 1."""
         return 1.0
 
     @property
     def mixes(self) -> bool:
-        """Whether `preprocess` mixes images across the batch, so that it must see the whole of it."""
+        """Whether `preprocess` mixes images across the batch and so needs the whole batch."""
         return False
 
     def preprocess(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """What a training batch goes through before the forward pass; nothing, but for DisMax."""
+        """Prepare a training batch for the forward pass. Only DisMax changes the batch."""
         return inputs, targets
 
     def unmixed(self, batch_size: int) -> int:
-        """How many leading samples of a preprocessed batch are whole images of their target's class."""
+        """The number of leading samples of a preprocessed batch that are unmixed images of their target's class."""
         return batch_size
 
     def forward(self, logits: Tensor, targets: Tensor, debug: bool = False) -> Any:
@@ -75,7 +76,7 @@ class LossSecondPart(nn.Module):
         return mean_cross_entropy(self.scaled(logits), targets, self.label_smoothing)
 
     def split_targets(self, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """What each row of a preprocessed batch is to be, and how much it counts, so that the batch can be split.
+        """The target and the weight of each row of a preprocessed batch, so that the batch can be split.
 
         Args:
             targets: (B) classes of the whole batch, as `preprocess` gives them.
@@ -98,11 +99,11 @@ class LossSecondPart(nn.Module):
             logits: (b, C) of some rows. classes, weights: (b, 4) and (b), theirs.
         """
         if type(self).loss_of is not LossSecondPart.loss_of:
-            raise NotImplementedError(f"{type(self).__name__} has a loss_of of its own and no partial_loss")
+            raise NotImplementedError(f"{type(self).__name__} defines loss_of but no partial_loss")
         return self.divergence(logits, classes, weights)
 
     def divergence(self, logits: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
-        """The sum that `partial_loss` promises."""
+        """The sum of `partial_loss`."""
         log_p = self.scaled(self.checked(logits)).log_softmax(1)  # (b, C)
         share = (classes[:, :, None] == classes[:, None]).sum(2) / 4  # (b, 4), Q of each of the four classes
         losses = (share.log() - log_p.gather(1, classes)).mean(1)  # (b)
@@ -115,7 +116,7 @@ class LossSecondPart(nn.Module):
         return logits if scale == 1 else scale * logits
 
     def checked(self, logits: Tensor) -> Tensor:
-        """The logits in float32 or float64. ValueError when the classifier cannot have made them."""
+        """The logits in float32 or float64. ValueError if the classifier cannot have made them."""
         if not isinstance(logits, Tensor):
             raise ValueError(f"logits must be a tensor (B, C), got {type(logits).__name__}. "
                              "A Hugging Face model's logits are its output's `.logits`")
@@ -131,7 +132,7 @@ class LossSecondPart(nn.Module):
         return in_float32(logits)
 
     def _inspected(self, logits: Tensor, targets: Tensor) -> tuple[float, Any, Any]:
-        known = class_targets(targets, "debug tells the target class's logits from the others") != IGNORED
+        known = class_targets(targets, "debug separates the target class's logits from the others") != IGNORED
         logits, targets = logits[known], targets[known].long()
         scale = getattr(self.model_classifier, "distance_scale", None)
         own = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, targets[:, None], True)  # (B, C)

@@ -1,5 +1,5 @@
 """DisMax (Macêdo, Zanchettin & Ludermir, arXiv 2205.05874): distances to all prototypes, an entropic scale in training,
-fractional probability regularisation (FPR) on request, and thresholds for a yes-or-no answer."""
+optional fractional probability regularization (FPR), and thresholds for detection."""
 from __future__ import annotations
 
 from typing import Any
@@ -22,9 +22,9 @@ __all__ = ["PARTITIONS", "PERCENTILES", "DisMaxLossFirstPart", "DisMaxLossSecond
 class DisMaxLossFirstPart(LossFirstPart):
     """logits = −(D_j + mean_k D_k), D_j = |distance_scale|·‖f̂ − p̂_j‖₂/√2, divided by the temperature.
 
-    The mean is the same for every class, so it changes no probability and no gradient: it matters only to the scores
-    made of raw logits. Prototypes ~ N(0, 1), distance_scale = 1. `temperature`, `validationset_available` and
-    `precomputed_thresholds` have the published state-dict keys. Arguments: see LossFirstPart.
+    The mean is the same for every class, so it changes no probability and no gradient, only scores of raw logits.
+    Prototypes ~ N(0, 1), distance_scale = 1. `temperature`, `validationset_available` and `precomputed_thresholds` have
+    the published state-dict keys. Arguments: see LossFirstPart.
     """
 
     score_type = "MMLES"
@@ -43,16 +43,16 @@ class DisMaxLossFirstPart(LossFirstPart):
 class DisMaxLossSecondPart(LossSecondPart):
     """Cross-entropy of 10 × logits in training, of the plain logits in evaluation: the classifier's mode decides.
 
-    Targets: see LossSecondPart. With FPR they must be class numbers, and `label_smoothing` 0, because FPR makes soft
-    targets itself; a mixed image counts if all its four classes are known (none is −100).
+    Targets: see LossSecondPart. With FPR they must be class numbers and `label_smoothing` must be 0, because FPR makes
+    soft targets itself. A mixed image is ignored if one of its four classes is −100.
 
     Args:
         model_classifier: the model's DisMaxLossFirstPart.
-        regularization: None, or "fpr": the second half of every training batch is put together from quadrants of four
-            images and pulled, by KL(Q‖P), towards a quarter of probability for each image's class.
-        alpha: weight of that term against the cross-entropy of the plain half.
-        batches_to_accumulate: with `precompute_thresholds`, how many batches a pass must have before its thresholds
-            are written; from then on every batch refreshes them, so that after a pass they describe all of it.
+        regularization: None, or "fpr": the second half of every training batch is composed of quadrants of four images,
+            and its loss is KL(Q‖P) with a probability Q of a quarter for the class of each of the four images.
+        alpha: weight of that term relative to the cross-entropy of the unmixed half.
+        batches_to_accumulate: with `precompute_thresholds`, the number of batches after which a pass writes its
+            thresholds; each further batch updates them, so after the pass they describe all of it.
         label_smoothing: see LossSecondPart.
     """
 
@@ -87,8 +87,8 @@ class DisMaxLossSecondPart(LossSecondPart):
     def preprocess(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Shuffle the batch and, with FPR, mix its second half. (B, …) inputs, (B) targets; returns new tensors.
 
-        Without FPR the inputs may have any shape; with it they must be images (B, C, H, W) of at least 2×2 pixels and
-        the targets class numbers, else ValueError. For an odd B the mixed half is the larger one.
+        Without FPR the inputs may have any shape. With FPR they must be images (B, C, H, W) of at least 2×2 pixels and
+        the targets must be class numbers, else ValueError. If B is odd, the mixed half is larger.
         """
         if self.mixes:
             class_targets(targets, SOFT)
@@ -102,9 +102,9 @@ class DisMaxLossSecondPart(LossSecondPart):
     def forward(
         self, logits: Tensor, targets: Tensor, debug: bool = False, precompute_thresholds: bool = False
     ) -> Any:
-        """As LossSecondPart. With `precompute_thresholds` the batch's scores also count towards the thresholds of its
-        pass. A pass begins where `train()` or `eval()` was called on the classifier or its model, also when the mode
-        stays the same, and where the temperature has changed. `classifier.set_thresholds` needs no such bookkeeping.
+        """As LossSecondPart. With `precompute_thresholds` the scores of the batch also contribute to the thresholds of
+        its pass. A new pass begins when `train()` or `eval()` is called on the classifier or its model, even if the
+        mode stays the same, and when the temperature changes. `classifier.set_thresholds` takes all logits at once.
         """
         if precompute_thresholds:
             self._accumulate(logits)
@@ -137,7 +137,7 @@ class DisMaxLossSecondPart(LossSecondPart):
         return self.divergence(logits, classes, weights)
 
     def _plain_rows(self, batch_size: int) -> int:
-        """How many leading rows the loss takes as images of one class: in evaluation nothing is mixed."""
+        """The number of leading rows that are images of one class; in evaluation all of them."""
         return self.unmixed(batch_size) if self.model_classifier.training else batch_size
 
     def _accumulate(self, logits: Tensor) -> None:
@@ -155,7 +155,7 @@ class DisMaxLossSecondPart(LossSecondPart):
 
 
 def mix_quadrants(images: Tensor) -> Tensor:
-    """Every image keeps its top-left quadrant and takes the other three, in place, from the three images before it.
+    """Every image keeps its top-left quadrant and takes the other three, at their positions, from the three before it.
 
     (m, C, H, W) → new (m, C, H, W): bottom-left from image i−1, top-right from i−2, bottom-right from i−3, modulo m;
     rows are cut at ⌊H/2⌋, columns at ⌊W/2⌋. ValueError unless 4-D with H, W ≥ 2.

@@ -26,7 +26,7 @@ class IsoMaxLossFirstPart(LossFirstPart):
 class IsoMaxLossSecondPart(LossSecondPart):
     """Cross-entropy of the logits times the entropic scale, in training and (as published) in evaluation too.
 
-    Everything else, from accuracy to detection, uses the logits without that scale.
+    Accuracy, detection and everything else use the logits without that scale.
     """
 
     def __init__(

@@ -29,4 +29,4 @@ class IsoMaxPlusLossFirstPart(LossFirstPart):
 
 
 class IsoMaxPlusLossSecondPart(IsoMaxLossSecondPart):
-    """The criterion of IsoMax: the two differ in their logits only."""
+    """The criterion of IsoMax; only the logits differ."""

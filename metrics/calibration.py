@@ -59,16 +59,16 @@ def accuracy(logits, labels):
 
 
 def fit_temperature(logits, labels, objective="nll"):
-    """The temperature T in [0.001, 100] whose softmax(logits/T) minimises the objective on these samples.
+    """The temperature T in [0.001, 100] for which softmax(logits/T) minimizes the objective on these samples.
 
     Args:
         logits: (n, C), labels: (n).
-        objective: "nll", the negative log-likelihood, which has one valley over ln T and is searched there by a bounded
-            scalar search; or "ece", the expected calibration error with 15 bins, which has many (see least_ece.py: it
-            is found within 1 % of the least). `published_temperature` is what DisMax's release does instead.
+        objective: "nll", the negative log-likelihood, which has one minimum over ln T, found by a bounded search;
+            or "ece", the expected calibration error with 15 bins, which has many (least_ece.py finds one within 1 % of
+            the smallest ECE). `published_temperature` is the search of DisMax's release.
 
     Returns:
-        float. Always a value: a bound where the optimum lies outside, 1.0 where no T is better than 1.
+        float: a bound if the optimum lies outside, and 1.0 if no T is better than 1.
     """
     from .least_ece import least_ece_temperature  # here, because it needs binned_gap
 
@@ -92,7 +92,7 @@ def fit_temperature(logits, labels, objective="nll"):
 
 
 def stratified_halves(labels):
-    """(n) booleans: the samples of each class, in their order, go to the two halves in turn. No randomness."""
+    """(n) booleans: the samples of each class, in their order, alternate between the two halves. No randomness."""
     labels = np.asarray(labels)
     order = np.argsort(labels, kind="stable")
     half = np.empty(len(labels), dtype=bool)
@@ -121,7 +121,7 @@ def probabilities_of(logits, temperature=1.0):
 
 
 def checked_labels(values, labels):
-    """values (n, C) float64 and labels (n). ValueError, in words, when they are not what this module takes."""
+    """values (n, C) float64 and labels (n). ValueError if they do not fit."""
     values, labels = np.asarray(values, dtype=np.float64), np.asarray(labels)
     if values.ndim != 2 or labels.shape != values.shape[:1] or labels.dtype.kind not in "iu":
         raise ValueError("expected (n, C) values and (n) integer labels, "

@@ -1,4 +1,4 @@
-"""How well one score separates in-distribution from out-of-distribution samples."""
+"""Metrics of how well a score separates in-distribution from out-of-distribution samples."""
 import numpy as np
 from scipy.integrate import trapezoid
 
@@ -7,21 +7,22 @@ def detection_metrics(id_scores, ood_scores):
     """Threshold-free and 95 % metrics of a score that is larger for in-distribution samples.
 
     Args:
-        id_scores, ood_scores: one number a sample, any shape, at least one each; arrays or CPU tensors.
+        id_scores, ood_scores: one number per sample, any shape, at least one each; arrays or CPU tensors.
 
     Returns:
-        dict of fractions in [0, 1]. Equal scores count as a curve through their joint step, so ties cost and gain half.
-        auroc     P(in > out) + ½·P(in = out); the same whichever class is called positive.
-        aupr_in   area under precision-recall, in-distribution positive; trapezoids, as both papers integrate.
-        aupr_out  the same, out-of-distribution positive (score = minus the score).
-        fpr95     out-of-distribution positive: share of *in* samples flagged at the first threshold that catches at
+        dict of fractions in [0, 1]. Equal scores are one step of the curve, so a tie counts half.
+        auroc     P(in > out) + ½·P(in = out); it does not depend on which class is positive.
+        aupr_in   area under the precision-recall curve, in-distribution positive; by trapezoids, as in both papers.
+        aupr_out  the same, out-of-distribution positive (with the negated score).
+        fpr95     out-of-distribution positive: share of *in* samples rejected at the first threshold that rejects at
                   least 95 % of the out samples (OpenOOD 1.5, SDDE). Lower is better.
         tnr95     in-distribution positive: share of *out* samples rejected at the first threshold that accepts at
                   least 95 % of the in samples (DisMax). Higher is better; not 1 − fpr95.
-        dtacc     detection accuracy: the largest mean of the two classes' hit rates over all thresholds.
+        dtacc     detection accuracy: mean of the accepted share of in samples and the rejected share of out samples,
+                  at the best threshold.
 
     Raises:
-        ValueError: a side is empty or holds NaN or infinity.
+        ValueError: one of the two is empty or holds NaN or infinity.
     """
     id_scores, ood_scores = checked_scores(id_scores, "id_scores"), checked_scores(ood_scores, "ood_scores")
     n, m = len(id_scores), len(ood_scores)

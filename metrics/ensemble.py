@@ -1,9 +1,9 @@
-"""Scores of an ensemble: from members' logits (N, n, L) to one number a sample (n), larger = more in-distribution.
+"""Scores of an ensemble: from members' logits (N, n, L) to one number per sample (n), larger = more in-distribution.
 
-SDDE's aggregations under their names in its released code. z̄ is the mean over members of z/T. T, a temperature of
-in-distribution validation images, changes the order of the samples only where SCORES says so. Probabilities are ranked
-by log odds, so that none of them ties at 1. Pure functions of torch tensors, meant for float64. For one member,
-standard deviations are 0. Torch itself is imported only where scores are computed: tables need the names alone.
+SDDE's aggregations, with the names of its released code. z̄ is the mean over members of z/T. T, the temperature
+of the in-distribution validation images, changes the order of the samples only for some scores (SCORES). Probabilities
+are given as log odds, so that they do not tie at 1. The functions take torch tensors, preferably float64. For one
+member, standard deviations are 0. torch is imported only where scores are computed: tables need only the names.
 """
 
 

@@ -1,4 +1,4 @@
-"""Metrics by the rules of the papers' own evaluations, for the columns that repeat what they printed.
+"""Metrics by the rules of the papers' own evaluations, for the columns under the published protocol.
 
 DisMax's detection metrics differ from metrics.detection in three ways: a tie counts against the in-distribution sample;
 the precision-recall areas end in fixed points, (recall 0, precision 0) and (recall 1, precision ½); TNR is read at the
@@ -16,7 +16,7 @@ from .detection import checked_scores
 
 
 class PublishedTemperature(NamedTuple):
-    """What DisMax's release gets for one run: `temperature`, `ece` at it (a fraction), and whether it is `dropped`."""
+    """The result of DisMax's release for a run: `temperature`, its `ece` (a fraction), and whether it is `dropped`."""
 
     temperature: float
     ece: float
@@ -26,9 +26,9 @@ class PublishedTemperature(NamedTuple):
 def published_temperature(logits, labels):
     """The temperature by DisMax's calibrate.py: its local search for the least ECE, and its dropping rule.
 
-    L-BFGS-B of SciPy from T = 1 with bounds [0.001, 100] and SciPy's default gradient (differences over 1e-8) minimises
-    the expected calibration error, which jumps; so the search may stop far from the minimum. A run whose T ends at a
-    bound gets no row in the release's table: `dropped`. `fit_temperature(…, "ece")` is the true minimum.
+    SciPy's L-BFGS-B minimizes the expected calibration error from T = 1 with bounds [0.001, 100] and the default
+    gradient (differences over 1e-8). The error has jumps, so the search may stop far from the minimum. A run whose T
+    ends at a bound has no row in the release's table: it is `dropped`. `fit_temperature(…, "ece")` is the true minimum.
 
     Args:
         logits: (n, C); labels: (n) integers.
@@ -48,7 +48,7 @@ def published_temperature(logits, labels):
 
 
 def published_detection_metrics(id_scores, ood_scores):
-    """As `detection_metrics` but for `fpr95`, by the published rules. In-distribution has the larger score."""
+    """As `detection_metrics`, without `fpr95`, by the published rules. Scores are larger for in-distribution."""
     id_scores, ood_scores = checked_scores(id_scores, "id_scores"), checked_scores(ood_scores, "ood_scores")
     n, m = len(id_scores), len(ood_scores)
     is_out = np.repeat([0, 1], [n, m])
@@ -70,8 +70,8 @@ def published_detection_metrics(id_scores, ood_scores):
 
 
 def published_calibration_error(probabilities, labels, bins=15):
-    """SDDE's expected calibration error: bins are [lo, hi), so that a sample whose confidence is exactly 1, common in
-    float32, is counted nowhere; a fraction of those counted, 0 if there are none."""
+    """SDDE's expected calibration error: bins are [lo, hi), so samples with a confidence of exactly 1, which are common
+    in float32, are not counted. A fraction of the counted samples; 0 if there are none."""
     probabilities = np.asarray(probabilities)
     confidence, correct = probabilities.max(1).astype(np.float64), probabilities.argmax(1) == np.asarray(labels)
     counted = confidence < 1
@@ -81,7 +81,7 @@ def published_calibration_error(probabilities, labels, bins=15):
 
 
 def published_negative_log_likelihood(logits, labels, batch=64):
-    """SDDE's test loss: the mean over batches of their means, so that a short last one weighs as much as others."""
+    """SDDE's test loss: the mean over batches of their means, so a short last batch has the weight of a full one."""
     starts = np.arange(0, len(labels), batch)
     sums = np.add.reduceat(log_losses(logits, labels), starts)
     return float(np.mean(sums / np.diff(starts, append=len(labels))))

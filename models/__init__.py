@@ -1,1 +1,1 @@
-"""The networks of both papers. A network is given its head and knows no loss; recipes.NETWORKS names it."""
+"""The networks of both papers. A network gets its head as an argument and knows no loss. recipes.NETWORKS has them."""

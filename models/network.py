@@ -1,4 +1,4 @@
-"""What every network offers: logits, and on request the features and maps behind them."""
+"""The base class of the networks: logits, and optionally the features and maps behind them."""
 import torch
 import torch.nn.functional as F
 from torch import nn

@@ -1,7 +1,7 @@
 """`analyze.py --check`: every published row that was repeated in full must be within its tolerance.
 
-A row is a network × method of a paper's table, under the published protocol. It is judged when it is complete: in each
-of its columns there are as many seeds as the paper had, by the published recipe, on the paper's images.
+A row is a network × method of a paper's table, under the published protocol. It is judged if it is complete: each
+column has the paper's number of seeds, with the published recipe, on the paper's images.
 """
 import math
 from collections import Counter
@@ -16,7 +16,7 @@ BENCHMARKS = (dismax.BENCHMARK, openood.BENCHMARK)
 
 
 class Row(NamedTuple):
-    """A published row: why it is not judged, short reason → in words; its cells; and those outside, in words."""
+    """A published row: why it is not judged (short reason → sentence), its cells, and those outside, in words."""
 
     title: str
     why: dict
@@ -55,10 +55,10 @@ def rows_of(runs, dataset=None):
 
 
 def judge(lines):
-    """Why a row cannot be judged, short reason → in words, empty where it can; and its cells that the paper has.
+    """Why a row cannot be judged (short reason → sentence, empty if it can), and its cells with a published value.
 
     Args:
-        lines: comparison.Line under the published protocol, one a recipe.
+        lines: comparison.Line under the published protocol, one per recipe.
     """
     lines = [line for line in lines if line.runs]
     if not lines:
@@ -73,7 +73,7 @@ def judge(lines):
     if missing := [cell.column for cell in cells if cell not in there]:
         why["sets missing"] = f"no {', '.join(missing)}"
     if partial := [cell.column for cell in cells if cell.verdict == "?"]:
-        why["other images"] = f"sets missing or other images than the paper's in {', '.join(partial)}"
+        why["other images"] = f"missing sets or other images than the paper's in {', '.join(partial)}"
     return why, cells
 
 

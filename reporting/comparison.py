@@ -185,7 +185,7 @@ def _texts(lines, columns, of_model, benchmark):
 
 
 def label_of(line, seeds):
-    """"as published" stands only before rows that were published; the same protocol is else the release's."""
+    """"as published" marks only rows that a paper has; for others the same protocol is called the release's."""
     name = line.protocol.name
     if line.protocol.published and not line.is_published:
         name = "release's protocol"
@@ -261,7 +261,7 @@ def _aurocs(run, benchmark, checkpoint, score, group, datasets):
 
 
 def score_sections(benchmark, dataset, rows):
-    """A Section a network and recipe; the score that the paper ranks a method by is marked."""
+    """A Section for each network and recipe; a star marks the score that the paper ranks a method by."""
     for (model, changed), part in grouped(rows, lambda row: (row["model"], row["changed"])):
         names = list(dict.fromkeys(row["score"] for row in part))
         lines = []
@@ -273,7 +273,7 @@ def score_sections(benchmark, dataset, rows):
             lines.append([sets, title_of(method), *(_marked(by.get(name), name == own) for name in names)])
         unknown = [title_of(method) for method in in_order({row["method"] for row in part}) if not is_known(method)]
         note = f"CHANGED RECIPE: {changed}. " if changed else ""
-        note += f"In no registry: {', '.join(unknown)}." if unknown else ""
+        note += f"Not registered: {', '.join(unknown)}." if unknown else ""
         yield Section(title_of(model), ["OOD sets", "method", *names], lines, note.strip())
 
 

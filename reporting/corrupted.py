@@ -9,12 +9,12 @@ from reporting.tables import Section
 from reporting.verdicts import number
 
 LEGEND = """\
-Test images under corruptions, mean over them of each metric, then mean ± sample standard deviation over n seeds; the
-  checkpoint is the one of the best epoch. The four corruptions that the benchmark keeps for validation are left out.
-own T: the temperature is fitted, by NLL, on validation images under the same corruption, as SDDE's scripts do for
+Each metric is a mean over the corruptions of the test images, then mean ± sample standard deviation over n seeds. The
+  checkpoint is that of the best epoch. The four validation corruptions of the benchmark are left out.
+own T: the temperature is fitted by NLL on validation images under the same corruption, as SDDE's scripts do for
   CIFAR-C. clean T: on clean validation images, as they do for ImageNet-C. T = 1: not calibrated.
-ECE with 15 bins, a fraction; NLL in nats; Brier score from 0 to 2; all lower is better. No values were found in print:
-  SDDE's picture has none, and which corruptions its scripts averaged over is not known."""
+ECE has 15 bins and is a fraction, NLL is in nats, the Brier score goes from 0 to 2. For all of them lower is better. No
+  published values exist: SDDE's figure has no numbers, and the corruptions that its scripts averaged are not known."""
 METRICS = {  # column → (metric of a corrupted set, of the clean one, unit, digits)
     "ACC (%)": ("accuracy", "accuracy", 100, 2), "ECE, T = 1": ("ece_uncalibrated", "ece_uncalibrated", 1, 4),
     "ECE, own T": ("ece", "ece", 1, 4), "ECE, clean T": ("ece_clean_temperature", "ece", 1, 4),

@@ -5,31 +5,30 @@ from reporting.comparison import Benchmark, Column, Protocol
 from reporting.names import dismax_score, is_dismax_method, title_of
 
 LEGEND = """\
-as published: the epoch with the best test accuracy; the temperature of the ECE is fitted on the test images that it is
-  then measured on, by the release's local search, and a run whose search ends at a bound is dropped; detection by the
-  release's rules (a tie counts against the in-distribution sample). Rows that are in no paper are marked release's
-  protocol.
-least ECE: the least that any temperature gives on the test images. The release's search does not always find it.
-held-out protocol: the last epoch; the temperature is fitted, by NLL, on one stratified half of the test images and the
-  ECE measured on the other, and the other way round; a tie counts half.
-Mean ± sample standard deviation over seeds. In AUPR the OOD images are the positive class. DisMax is scored with MPS
-  for near OOD sets (ImageNet-O: MMLES) and with MMLES for the others; the table of scores has all. † with FPR, the
-  regulariser.
-Δ is ours minus the paper's: ok where |Δ| ≤ max(τ, 2·√(s²/n of the paper + s²/n of ours)), τ = 0.3 for ACC, 1.0 for near
-  and 1.5 for other OOD sets; outside tolerance where it is more; ? where the images are not the paper's, verified and
-  complete, so that nothing can be said. For ECE τ is a quarter of the paper's value, and the whole tolerance less than
+as published: the epoch with the best test accuracy. The release's local search fits the temperature on the test images,
+  and the ECE is measured on the same images. A run whose search ends at a bound is dropped. In detection, a tie counts
+  against the in-distribution sample. Rows that no paper has are marked "release's protocol".
+least ECE: the smallest ECE of all temperatures on the test images. The release's search does not always find it.
+held-out protocol: the last epoch. The temperature is fitted by NLL on one stratified half of the test images, and the
+  ECE is measured on the other half; then the halves are exchanged. A tie counts half.
+Values are mean ± sample standard deviation over seeds. In AUPR the OOD images are the positive class. DisMax is scored
+  with MPS for near OOD sets (ImageNet-O: MMLES) and with MMLES for the others; the table of scores has all scores. † is
+  with fractional probability regularization (FPR).
+Δ is our mean minus the paper's. ok: |Δ| ≤ max(τ, 2·√(s²/n of the paper + s²/n of ours)), with τ = 0.3 for ACC, 1.0 for
+  near and 1.5 for other OOD sets. outside tolerance: |Δ| is larger. ?: the images are not the paper's, not verified or
+  not complete, so there is no verdict. For ECE, τ is a quarter of the paper's value, and the whole tolerance is below
   half of it.
-train (s): median training time of a seed, without selection and evaluation. × SoftMax: its median ratio to SoftMax's on
-  the same seed and device."""
+train (s): median training time of a seed, without selection and evaluation. × SoftMax: median ratio to SoftMax on the
+  same seed and device."""
 SCORES_LEGEND = """\
-AUROC (%) of the last epoch, mean ± sample standard deviation over seeds; a tie counts half.
-* the score that DisMax's release uses for this method and this group of OOD sets."""
+AUROC (%) of the last epoch, mean ± sample standard deviation over seeds. A tie counts half.
+*: the score that DisMax's release uses for this method and this group of OOD sets."""
 PAPER_COLUMNS = {"cifar10": "near_aupr", "cifar100": "near_aupr", "tinyimagenet_resize": "tinyimagenet_auroc",
                  "lsun_resize": "lsun_auroc", "svhn": "svhn_aupr", "imagenet_o": "imagenet_o_auroc"}
 
 
 def columns(dataset, runs):
-    """Table 2's, and sets of the user's own that runs were tested on (evaluate.py --ood)."""
+    """The columns of Table 2, and the user's own OOD sets (evaluate.py --ood)."""
     groups = {**OUTLIERS.get(dataset, {}), **ood_sets(runs, "dismax", ("ood",) if dataset in OUTLIERS else GROUPS)}
     found = [Column("ACC (%)", "id", (dataset,), "accuracy", paper="acc", tau=0.3),
              Column("ECE", "id", (dataset,), "ece", 1, 4, "ece", 4, tau=0.25, relative=True),

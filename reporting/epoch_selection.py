@@ -1,5 +1,4 @@
-"""How the ensembles' training went, for what may explain a gain: which epoch was chosen, what that did to the result,
-and whether members' saliency maps died."""
+"""The training of the ensembles: the selected epoch, its effect on the result, and the share of dead saliency maps."""
 import math
 from collections import defaultdict
 
@@ -12,11 +11,12 @@ from reporting.tables import Section
 from reporting.verdicts import number
 
 LEGEND = """\
-Mean ± sample standard deviation over seeds. best: the epoch with the best accuracy on validation images (single
-  networks, and digits: on test images), as published; last: the last one. accuracy: on the same images. near and far:
-  AUROC (%), scored with logit-average, with the checkpoint of each.
-diversity: the diversity loss, mean of an epoch's steps. dead maps: saliency maps that are 0 everywhere, in % of all
-  members' and steps'; such a map is like no other and has no gradient, so that a member could escape by dying."""
+Values are mean ± sample standard deviation over seeds. best: the epoch with the best accuracy on validation images (for
+  single networks and for digits: on test images), as published. last: the last epoch. accuracy: on the same images.
+  near and far: AUROC (%) of each checkpoint, scored with logit-average.
+diversity: the diversity loss, mean over the steps of an epoch. dead maps: saliency maps that are 0 everywhere, in % of
+  the maps of all members and steps. A dead map has no gradient and no correlation with other maps, so a member could
+  avoid the diversity loss by dead maps."""
 LOGGED = ("diversity", "dead_maps")
 PARTS = [(f"{group}_{when}", 1, 2) for group in ("near", "far") for when in ("best", "last")]
 COLUMNS = [("best_accuracy", 1, 2), ("last_accuracy", 1, 2), *PARTS, ("diversity_first", 1, 3),

@@ -1,6 +1,7 @@
-"""What the report's figures show: from the runs of one network to the data of reporting/plots.py.
+"""The figures of the report: from the runs of one network to the data of reporting/plots.py.
 
-Only what lies in the run folders is read: log.csv, scores/, logits/ and saliency.npz. What is not there is not drawn.
+Only files of the run folders are read: log.csv, scores/, logits/ and saliency.npz. A figure without its files is left
+out.
 """
 import math
 import zipfile
@@ -28,7 +29,7 @@ class Picture(NamedTuple):
 
 
 def summaries(dataset, runs):
-    """A Picture a benchmark and network: ours beside the paper's numbers, by the published protocol."""
+    """A Picture for each benchmark and network: our numbers and the paper's, under the published protocol."""
     for benchmark, name in ((dismax.BENCHMARK, "DisMax's benchmark"), (openood.BENCHMARK, "openood benchmark")):
         lines = compare(benchmark, dataset, runs)
         if benchmark is openood.BENCHMARK and not any(run.members > 1 for line in lines for run in line.runs):
@@ -37,8 +38,8 @@ def summaries(dataset, runs):
             if columns := summary_columns([line for line in lines if line.model == model]):
                 beside = any(math.isfinite(row[1]) for rows in columns.values() for row in rows)
                 yield Picture(f"{dataset}_{model}_{benchmark.name}_summary",
-                              f"{title_of(model)}, {name}{': ours beside the paper' * beside}",
-                              "Mean and standard deviation over n seeds, by the paper's protocol.",
+                              f"{title_of(model)}, {name}{': ours and the paper' * beside}",
+                              "Mean and standard deviation over n seeds, under the paper's protocol.",
                               partial(plots.summary, columns))
 
 
@@ -78,12 +79,12 @@ def pictures(dataset, model, runs):
         yield Picture(f"{name}_roc", f"{network}: receiver operating characteristic", f"{which}, temperature 1.",
                       partial(plots.roc_curves, scored))
     if calibrated := {title_of(method): found for method, run in first.items() if (found := calibration_of(run))}:
-        yield Picture(f"{name}_reliability", f"{network}: reliability", f"{which}. Accuracy by confidence, and the "
-                      "number of samples. A hollow point stands for fewer than ten. T cross-fitted: by NLL on the "
-                      "other half of the test images.", partial(plots.reliability_diagrams, calibrated))
+        yield Picture(f"{name}_reliability", f"{network}: reliability", f"{which}. Accuracy and number of samples in "
+                      "each bin of confidence. A hollow point has fewer than ten samples. T cross-fitted: T is fitted "
+                      "by NLL on the other half of the test images.", partial(plots.reliability_diagrams, calibrated))
     if curves := curves_of(runs):
-        yield Picture(f"{name}_training", f"{network}: training", "Error on the images that the best epoch is chosen "
-                      "by, a line a seed.", partial(plots.training_curves, curves))
+        yield Picture(f"{name}_training", f"{network}: training", "Error on the images that select the best epoch, one "
+                      "line per seed.", partial(plots.training_curves, curves))
     yield from saliency(name, network, first)
 
 
@@ -138,8 +139,8 @@ def curves_of(runs):
 # ---- saliency ----
 
 def saliency(name, network, first):
-    """Pictures of the ensembles' saliency maps: DE's and SDDE's, or those of the first two that have any, on the same
-    images; and the correlations of all.
+    """Pictures of saliency maps on the same images, of DE and SDDE or of the first two ensembles with maps; and the
+    correlations of all ensembles.
 
     Args:
         first: method → the run to show.
@@ -159,11 +160,11 @@ def saliency(name, network, first):
     maps = {title_of(method): [tuple(found[method][key][k, j] for key in ("maps", "correlations", "predicted"))
                                for k, j in shown] for method in pair}
     rows = [(sets[k].replace(": ", ":\n"), reference["images"][k, j]) for k, j in shown]
-    yield Picture(f"{name}_saliency", f"{network}: saliency maps", "First seed, best epoch. GradCAM of each member for "
-                  "the class that the ensemble predicts, and the correlations of members' maps (red +1, white 0, blue "
+    yield Picture(f"{name}_saliency", f"{network}: saliency maps", "First seed, best epoch. GradCAM maps of members "
+                  "for the class that the ensemble predicts, and the correlations of these maps (red +1, white 0, blue "
                   "−1; a map that is 0 everywhere has correlation 0).", partial(plots.saliency_maps, rows, maps))
     correlations = {title_of(method): content["mean_correlations"] for method, content in found.items()}
     count = reference["mean_correlations"].shape[1]
     yield Picture(f"{name}_saliency_correlation", f"{network}: correlation of members' saliency maps",
-                  f"Mean over pairs of members, a point an image, {count} images a set at most. The bar is one "
+                  f"Mean over pairs of members; one point per image, at most {count} images per set. The bar is one "
                   "standard deviation over images.", partial(plots.saliency_correlations, sets, correlations))

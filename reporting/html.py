@@ -1,4 +1,4 @@
-"""results/report.html: of each data set a picture, the verdicts, figures and tables (`python analyze.py --report`)."""
+"""results/report.html: a picture, verdicts, tables and figures of each data set (`python analyze.py --report`)."""
 import html
 
 from reporting import plots
@@ -29,7 +29,7 @@ figure { margin: 1.2rem 0 } figcaption, .legend, .soft { color: var(--soft); fon
 
 
 def write_report(results_dir, pages, results):
-    """Figures to results_dir/figures/, and the page.
+    """Write figures to results_dir/figures/, and the page.
 
     Args:
         pages: (data set, [(its title, name and HTML of a table)]) in order.
@@ -47,8 +47,8 @@ def write_report(results_dir, pages, results):
     write_text(results_dir / "report.html", "\n".join([
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">', f"<title>{TITLE}</title>",
         '<meta name="viewport" content="width=device-width, initial-scale=1">', f"<style>{STYLE}</style></head><body>",
-        f"<h1>{TITLE}</h1>", f"<p>{count} run{'s' * (count != 1)}. The note under a table says which runs and images "
-        "it is made of. A table that is wider than the page scrolls to the side.</p>",
+        f"<h1>{TITLE}</h1>", f"<p>This page shows {count} run{'s' * (count != 1)}. The note under a table names its "
+        "runs and images. A table that is wider than the page scrolls to the side.</p>",
         "<nav><h3>Contents</h3>", *contents, "</nav>", *body, "</body></html>\n"]))
 
 
@@ -94,7 +94,7 @@ def figure(results_dir, picture, titled=True):
 
 
 def verdicts(runs, dataset):
-    """A line a published row that has runs: within its tolerances, outside, or not judged and why."""
+    """A line for each published row with runs: within its tolerances, outside, or not judged and why."""
     rows = list(rows_of(runs, dataset))
     lines = []
     for row in rows:
@@ -107,6 +107,6 @@ def verdicts(runs, dataset):
             lines.append(f'<li>not judged: {text(row.title)}: {text("; ".join(row.why.values()))}</li>')
     absent = sum("no run" in row.why for row in rows)
     if not rows:
-        return '<p class="soft">No paper has numbers for this data set.</p>'
-    more = f'<p class="soft">{absent} of {len(rows)} published rows have no run.</p>' if absent else ""
+        return '<p class="soft">Neither paper has numbers for this data set.</p>'
+    more = f'<p class="soft">{absent} of the {len(rows)} published rows have no run.</p>' if absent else ""
     return f"<ul>{''.join(lines)}</ul>{more}"

@@ -29,9 +29,9 @@ def model_card(run, config, rows, calibration, detection, graphs):
 - `model.safetensors`: the state dict of the last epoch, before calibration
 - `config.json`: recipe, class names and versions; `calibration.json`: temperature and thresholds{graph_text}
 
-`python detect.py THIS_FOLDER photo.jpg` answers for images. Score: {detection["score"]};
-{100 * detection["reject_rate"]:g} % of in-distribution images are turned away below
-{detection["threshold"]:.6g}; temperature {detection["temperature"]:.6g}.
+`python detect.py THIS_FOLDER photo.jpg` classifies or rejects images. Score: {detection["score"]};
+images below {detection["threshold"]:.6g} are rejected, which are {100 * detection["reject_rate"]:g} % of the
+in-distribution images. Temperature: {detection["temperature"]:.6g}.
 
 ## Training
 
@@ -53,7 +53,7 @@ def model_card(run, config, rows, calibration, detection, graphs):
 ## Limits
 
 - Temperature and thresholds were fitted on {calibration["images"]:,} test images of {data}, so measured
-  calibration and the share turned away are those of such images. On images from elsewhere they differ.
+  calibration and the rejected share are those of such images. They differ on images from elsewhere.
 - Detection was measured on the sets above only. One seed; no interval is given.
 - Images are resized to {detection["size"]}×{detection["size"]} pixels. Other crops or decoders may change scores.
 """

@@ -1,11 +1,11 @@
-"""The line under a table: what its rows are made of, what is missing, and what was left out."""
+"""The note under a table: the runs of its rows, what is missing, and what was left out."""
 from reporting import papers
 from reporting.names import is_known, title_of
 
 
 def notes_of(benchmark, dataset, model, lines, columns, results):
-    """Sentences on the runs of one network: how many and on what, what has no published value, which images differ from
-    the paper's, which seeds the release drops, and which runs are left out."""
+    """Sentences on the runs of one network: number and devices, rows without a published value, images that differ from
+    the paper's, seeds that the release drops, and runs that are left out."""
     runs = list({run.folder: run for line in lines for run in line.runs}.values())
     devices = ", ".join(sorted({run.device for run in runs}))
     return " ".join([
@@ -26,7 +26,7 @@ def _unpublished(dataset, model, lines):
         if others := dict.fromkeys(line.title for line in lines if line.method and line.method not in known):
             yield f"Without a published row: {'; '.join(others)}."
     if others := dict.fromkeys(line.method for line in lines if line.method and not is_known(line.method)):
-        yield f"In no registry, hence under {'its' if len(others) == 1 else 'their'} own name: {', '.join(others)}."
+        yield f"Not registered, so listed under {'its' if len(others) == 1 else 'their'} own name: {', '.join(others)}."
 
 
 def _dropped(lines):
@@ -34,7 +34,7 @@ def _dropped(lines):
         for cell in line.cells:
             if cell.dropped_n:
                 n = cell.ours_n + cell.dropped_n
-                yield (f"{line.title}, {cell.column}: {cell.dropped_n} of {n} seeds dropped, as by the release, since "
+                yield (f"{line.title}, {cell.column}: {cell.dropped_n} of {n} seeds dropped, as in the release, since "
                        "the temperature search ended at a bound.")
 
 
@@ -53,12 +53,12 @@ def images(benchmark, runs, columns):
             yield f"{group} is a mean over {there} of {len(names)} sets: {', '.join(absent)} missing."
     for place in dict.fromkeys((column.group, name) for column in columns for name in column.datasets):
         if place in tested and place not in recorded:
-            yield f"{place[1]}: which images were used is not recorded."
+            yield f"{place[1]}: the images that were used are not recorded."
         yield from (f"{place[1]}: {note}." for note in recorded.get(place, ()) if note)
 
 
 def left_out(results, dataset, model=None):
-    """A sentence a run that is in no table."""
+    """A sentence for each run that is in no table."""
     for run in results.left_out:
         if run.id_dataset == dataset and model in (None, run.model):
             yield f"Left out: {'/'.join(run.folder.parts[-4:])}: {run.reason}."

@@ -1,4 +1,4 @@
-"""Every method on every single OOD set of the openood benchmark, and whether that set's images are complete."""
+"""Every method on each OOD set of the openood benchmark, and whether the images of the set are complete."""
 import math
 from itertools import product
 
@@ -12,13 +12,13 @@ from reporting.tables import Section
 from reporting.verdicts import number
 
 LEGEND = """\
-AUROC and FPR95 (%) on each OOD set by itself, mean ± sample standard deviation over n seeds, of the epoch that is best
-  on validation images (single networks, and digits: on test images). The OOD images are the positive class; FPR95:
-  in-distribution images flagged when 95 % of the OOD images are. A tie counts half.
-Each method is scored with logit-average, the common score, and with the score of its paper's release (average is MPS
-  after calibration on validation images; logit-average is MDS of a single network).
-images: how many, and whether they are all of OpenOOD's: complete (verified by the publisher's checksum); complete,
-  unverified (as many, from files that no checksum covers); or other (a part of them, or a choice of ours)."""
+AUROC and FPR95 (%) on each OOD set by itself, mean ± sample standard deviation over n seeds, of the best epoch on
+  validation images (for single networks and for digits: on test images). The OOD images are the positive class. FPR95
+  is the share of in-distribution images that are rejected when 95 % of the OOD images are rejected. A tie counts half.
+Each method is scored with logit-average, the common score, and with the score of its paper's release. average is MPS
+  after calibration on validation images; logit-average is MDS of a single network.
+images: their number, and whether they are all of OpenOOD's. complete: all, verified by the publisher's checksum.
+  complete, unverified: all, from files without a published checksum. other: a subset, or images selected by us."""
 # the release's score of a single network → what the openood benchmark calls it
 OF_SINGLE = {"MPS": "average", "ES": "ES", "MDS": COMMON_SCORE, "MMLES": "MMLES"}
 UNVERIFIED = "from files that no checksum covers"

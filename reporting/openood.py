@@ -7,23 +7,24 @@ from reporting.names import sdde_score
 
 COMMON_SCORE = "logit-average"
 LEGEND = """\
-Images, splits and metrics of OpenOOD v1.5. The temperature is fitted on validation images, and the epoch is the one
-  that is best on them (single networks, and digits: on test images). near and far are unweighted means over the sets of
-  a group.
-as published: each method is scored with what its released script names, and ECE leaves out confidences of exactly 1.
-  Rows that are in no paper are marked release's protocol.
+Images, splits and metrics are those of OpenOOD v1.5. The temperature is fitted on validation images, and the epoch is
+  the best one on them (for single networks and for digits: on test images). near and far are unweighted means over the
+  sets of a group.
+as published: each method has the score of its released script, and ECE omits confidences of exactly 1. Rows that no
+  paper has are marked "release's protocol".
 common score: every method is scored with logit-average, and ECE counts every sample.
-Mean ± sample standard deviation over seeds. In AUROC and FPR95 the OOD images are the positive class (FPR95:
-  in-distribution images flagged when 95 % of the OOD images are); NLL in nats, Brier score from 0 to 2.
-Δ is ours minus the paper's: ok where |Δ| ≤ max(τ, 2·√(s²/n of the paper + s²/n of ours)), τ = 1.0 near and 1.5 far;
-  outside tolerance where it is more; ? where a set is missing or has other images than OpenOOD's, or unverified ones,
-  so that nothing can be said.
-train (s): median training time of a seed, without selection and evaluation. × DE: its median ratio to DE's on the same
+Values are mean ± sample standard deviation over seeds. In AUROC and FPR95 the OOD images are the positive class. FPR95
+  is the share of in-distribution images that are rejected when 95 % of the OOD images are rejected. NLL is in nats, and
+  the Brier score goes from 0 to 2.
+Δ is our mean minus the paper's. ok: |Δ| ≤ max(τ, 2·√(s²/n of the paper + s²/n of ours)), with τ = 1.0 for near and 1.5
+  for far. outside tolerance: |Δ| is larger. ?: a set is missing, has other images than OpenOOD's or unverified images,
+  so there is no verdict.
+train (s): median training time of a seed, without selection and evaluation. × DE: median ratio to DE's time on the same
   seed and device."""
 SCORES_LEGEND = """\
-AUROC (%), mean over the sets of a group, of the epoch that is best on validation images (single networks, and digits:
-  on test images); mean ± sample standard deviation over seeds; a tie counts half.
-* what the method's released script scores it with."""
+AUROC (%), mean over the sets of a group, of the best epoch on validation images (for single networks and for digits: on
+  test images). Values are mean ± sample standard deviation over seeds. A tie counts half.
+*: the score of the method's released script."""
 
 
 def columns(dataset, runs):

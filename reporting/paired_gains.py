@@ -1,6 +1,6 @@
-"""A method minus DE on the same seed: how much of its gain is the method, and how much is the score it is ranked by?
+"""A method minus DE on the same seed: which part of the gain is due to the method, and which part to its score?
 
-With M and D the AUROCs of the method and of DE, s_m and s_d the scores that their released scripts use, s any score:
+M and D are the AUROCs of the method and of DE, s_m and s_d the scores of their released scripts, and s is any score:
 
   gain with each script's score    M(s_m) − D(s_d)
   gain with one score for both     M(s) − D(s)
@@ -24,14 +24,15 @@ EACH, ONE = "each script's score", "one score"
 GROUPS = ("near", "far")
 EPOCHS = {"best": "best epoch", "last": "last epoch"}
 LEGEND = """\
-Method minus DE on the same seed, in points of AUROC: the mean over the sets that both runs have, of the same images.
-  Mean ± sample standard deviation over n seeds; 95 % interval of the mean by Student's t, none for one seed.
-each script's score: the method with its released script's score, DE with that of DE's. one score: the same for both;
-  logit-average is the common score.
-due to the score: the gain with each script's score minus the gain with this one score; in brackets its share of the
-  former, where the two scripts differ and the paper publishes that gain.
-best epoch: the checkpoint that is best on validation images, as published; last epoch: nothing is selected.
-The paper's line is the difference of its two means; it has no paired values, and the images may differ (see above)."""
+Method minus DE on the same seed, in points of AUROC: the mean over the sets that both runs have with the same images.
+  Values are mean ± sample standard deviation over n seeds. The 95 % interval of the mean is Student's t; one seed has
+  none.
+each script's score: the method and DE each have the score of their own released script. one score: both have the same
+  score; logit-average is the common score.
+due to the score: the gain with each script's score minus the gain with this one score. Brackets hold its share of the
+  gain with each script's score, if the two scripts differ and the paper publishes that gain.
+best epoch: the checkpoint that is best on validation images, as published. last epoch: no epoch is selected.
+The paper's line is the difference of its two means. The paper has no paired values, and its images may differ."""
 
 
 def compare(dataset, runs):

@@ -54,7 +54,7 @@ def _read(path):
             pred, conf, label = (np.asarray(file[key]).squeeze() for key in ("pred", "conf", "label"))
         conf = conf.astype(np.float64)
     except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no file of scores ({error}). It needs the arrays pred, conf and label") from error
+        raise UserError(f"{path} is not a score file ({error}). It needs the arrays pred, conf and label") from error
     pred, conf, label = (np.atleast_1d(values) for values in (pred, conf, label))
     if not pred.shape == conf.shape == label.shape or conf.ndim != 1:
         raise UserError(f"{path}: {conf.size:,} scores, {pred.size:,} predictions and {label.size:,} labels. Each "

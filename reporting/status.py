@@ -1,6 +1,6 @@
-"""What has been reproduced so far, a line for each network of each block: the table in README.md.
+"""What has been reproduced so far, one line for each network of each block: the table in README.md.
 
-Runs are those of results/reference by the published recipe. CPU_NETWORKS are those that a CPU trains in hours at most.
+It counts the runs of results/reference with the published recipe. A CPU trains each of CPU_NETWORKS within hours.
 """
 from pathlib import Path
 
@@ -48,13 +48,13 @@ def state(network, done, total):
         return "done"
     if network not in CPU_NETWORKS:
         return "needs a GPU"
-    return "in progress" if done else "queued, a CPU will do"
+    return "in progress" if done else "queued for a CPU"
 
 
 def verdict(paper, dataset, network, methods, runs):
-    """Of the published rows: how many of the cells that can be judged are ok; or why none can be."""
+    """How many numbers of the published rows are within tolerance; or why none can be judged."""
     if not paper:
-        return "no paper has it"
+        return "in neither paper"
     if not runs:
         return "–"
     benchmark, judged, reasons, outside = BENCHMARKS[paper], 0, set(), []

@@ -97,7 +97,7 @@ def as_html(table):
         parts.append(f'<h4>{html.escape(one_line(name))}</h4><div class="table" tabindex="0">{drawn}</div>'
                      f"<p>{html.escape(one_line(note))}</p>")
     legend = "".join(f"<p>{html.escape(line)}</p>" for line in paragraphs(table.legend).split("\n\n"))
-    return "\n".join([*parts, f'<details class="legend"><summary>How to read it</summary>{legend}</details>'])
+    return "\n".join([*parts, f'<details class="legend"><summary>Legend</summary>{legend}</details>'])
 
 
 # ---- on the terminal ----

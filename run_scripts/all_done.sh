@@ -1,5 +1,5 @@
 #!/bin/sh
-# Name the runs that are not evaluated yet; fail if there is one.  all_done.sh RESULTS RUN …
+# Name the runs that are not evaluated yet, and fail if there are any.  all_done.sh RESULTS RUN …
 results=$1
 shift
 missing=

@@ -1,8 +1,8 @@
 #!/bin/bash
-# Run a command on a GPU that has a free slot, and wait for one if need be; `make -j 8` does so for its jobs.
+# Wait for a GPU with a free slot, then run a command on it. `make -j 8` starts its jobs with this script.
 #   run_scripts/on_free_gpu.sh python train.py …
-# RUNS_PER_GPU=5: so many commands at once on each GPU, with NVIDIA MPS where it can be started. CUDA_VISIBLE_DEVICES
-# limits the choice. Under Slurm a job keeps the GPUs that Slurm gave it. Without a GPU the command is just run.
+# RUNS_PER_GPU=5 allows five commands at once on each GPU, with NVIDIA MPS if it can be started. CUDA_VISIBLE_DEVICES
+# limits the choice. Under Slurm a job keeps the GPUs that Slurm gave it. Without a GPU the command simply runs.
 slots=${RUNS_PER_GPU:-1}
 if [ -n "$SLURM_JOB_ID" ] && [ "$slots" = 1 ]; then exec "$@"; fi
 gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=uuid --format=csv,noheader 2> /dev/null)}

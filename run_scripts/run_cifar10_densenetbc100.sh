@@ -1,4 +1,4 @@
 #!/bin/sh
-# DisMax, Table 2: CIFAR-10 × DenseNetBC100, five losses × five seeds, evaluated, and the table. SEEDS=1 EPOCHS=1 … narrow it.
+# DisMax, Table 2, CIFAR-10 × DenseNetBC100: runs of five losses × five seeds, and their table. SEEDS=1, EPOCHS=1 … select a part.
 root=$(dirname "$(readlink -f "$0")")/..
 exec make --no-print-directory -C "$root" reproduce-cifar10 MODELS=densenetbc100 "$@"

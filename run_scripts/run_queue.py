@@ -1,12 +1,12 @@
-"""Make the next missing runs of results/queue.txt, evaluate them, and copy their records to results/reference.
+"""Train the next missing runs of results/queue.txt, evaluate them, and copy their records to results/reference.
 
-  make numbers                                        on every core of this machine, one run a core
+  make numbers                                        on every core of this machine, one run per core
   python run_scripts/run_queue.py --jobs 1 --commit   one run at a time; each is committed when it is finished
   python run_scripts/run_queue.py --state             print the queue's state, and write it into results/README.md
 
-It can be stopped at any moment and started again, and started twice: a run that another process is at is passed over.
-What was stopped continues where it was. Each finished run leaves config.json, log.csv and metrics.csv in
-results/reference; weights and logits stay in results/. results/queue.log has a line an epoch.
+The script can be stopped at any moment; started again, it continues the stopped runs. Several can work at the same
+time: a run that another process works on is skipped. config.json, log.csv and metrics.csv of each finished run go to
+results/reference; weights and logits stay in results/. results/queue.log gets one line per epoch.
 """
 import argparse
 import itertools
@@ -67,13 +67,13 @@ def read_queue(path=QUEUE):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time (default: one a core)")
-    parser.add_argument("--data-dir", default=str(ROOT / "data"))
-    parser.add_argument("--device", default="cpu", help="cpu (default), or cuda, which also makes the rows that need a "
-                        "GPU")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time (default: one per core)")
+    parser.add_argument("--data-dir", default=str(ROOT / "data"), help="folder of the prepared data sets")
+    parser.add_argument("--device", default="cpu", help="cpu (default), or cuda, which also trains the runs that need "
+                        "a GPU")
     parser.add_argument("--commit", action="store_true", help="commit the records of each finished run")
-    parser.add_argument("--state", action="store_true", help="only say what is done")
-    parser.add_argument("--only", metavar="TEXT", help="only jobs whose address contains this")
+    parser.add_argument("--state", action="store_true", help="only print the state of the queue")
+    parser.add_argument("--only", metavar="TEXT", help="only runs whose address contains this text")
     parser.add_argument("--queue", type=Path, default=QUEUE, help=argparse.SUPPRESS)
     parser.add_argument("--results", type=Path, default=ROOT / "results", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -95,7 +95,7 @@ def main():
 
 
 def work(jobs, lock, failed, args):
-    """One worker: the next job that is not done, until there is none."""
+    """One worker: make one job after another until all are done."""
     for job in locked_iterator(jobs, lock):
         if job.is_done(args.results / "reference") or (job.needs == "gpu" and args.device == "cpu"):
             continue
@@ -117,7 +117,7 @@ def locked_iterator(items, lock):
 
 
 def make(job, lock, args):
-    """Train, evaluate and copy one run; nothing where another process is at it."""
+    """Train, evaluate and copy one run; do nothing if another process works on it."""
     results, run = args.results / job.folder, args.results / job.address
     common = ["--data-dir", args.data_dir, "--device", args.device]
     say(args, f"{job.address}: begins")
@@ -140,7 +140,7 @@ def make(job, lock, args):
 
 
 def call(args, *words):
-    """One of our scripts with one thread; its lines go to queue.log."""
+    """Run one of our scripts with one thread; its output goes to queue.log."""
     with open(args.results / "queue.log", "a") as log:
         subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, check=True, stdout=log, stderr=log,
                        stdin=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -1,5 +1,5 @@
 #!/bin/sh
-# SDDE's scripts/uni/METHOD/DATASET_multiseed.sh: train seeds 1–5, evaluate OOD detection and calibration, and the table.
+# Like SDDE's scripts/uni/METHOD/DATASET_multiseed.sh: train seeds 1 to 5, evaluate them, and print the table.
 #   run_scripts/sdde.sh gradcam cifar10               METHOD de ncl adp dice gradcam input_gradient oe gradcam-oe
 #   run_scripts/sdde.sh de mnist SEEDS="1 2"          DATASET mnist cifar10 cifar100 imagenet imagenet200
 #   run_scripts/sdde.sh gradcam imagenet PROCESSES=4  on four GPUs

@@ -1,7 +1,7 @@
 #!/bin/sh
-# SDDE's scripts *_hopt.sh: search the weight of a diversity loss, one training a weight, the best by near-OOD AUROC.
-#   run_scripts/search.sh gradcam mnist                       judged by outliers for validation
-#   run_scripts/search.sh gradcam mnist --select published    judged, as published, by the near sets of the test
+# Like SDDE's scripts *_hopt.sh: search the weight of a diversity loss, with one run per weight, ranked by near-OOD AUROC.
+#   run_scripts/search.sh gradcam mnist                       ranked by the AUROC of validation outliers
+#   run_scripts/search.sh gradcam mnist --select published    ranked by the near test sets, as published
 root=$(readlink -f "$(dirname "$(readlink -f "$0")")/..")
 python=${PY:-$root/.venv/bin/python}
 [ -x "$python" ] || python=$(command -v "$python" || command -v python3)

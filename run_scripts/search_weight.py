@@ -1,14 +1,14 @@
-"""Search the weight of a diversity loss, as SDDE's *_hopt.sh do: train each weight once, rank them by near-OOD AUROC.
+"""Search the weight of a diversity loss, like SDDE's *_hopt.sh: train once with each weight, rank by near-OOD AUROC.
 
-  python run_scripts/search_weight.py gradcam mnist            judged by outliers for validation
-  python run_scripts/search_weight.py gradcam mnist --select published       judged, as published, by the near test sets
+  python run_scripts/search_weight.py gradcam mnist                          ranked by the AUROC of validation outliers
+  python run_scripts/search_weight.py gradcam mnist --select published       ranked by the near test sets, as published
   python run_scripts/search_weight.py gradcam digits --select published --epochs 2 --weights 0 0.1
 
-ADP is searched, as published, with alpha 0.2 and beta 0.1, and DICE with each of four learning rates of its
-discriminator; SDDE draws DICE's pairs of weight and rate at random, here each is tried once.
+As published, ADP is searched with alpha 0.2 and beta 0.1, and DICE with each of four learning rates of its
+discriminator. SDDE draws DICE's pairs of weight and learning rate at random; this script tries each pair once.
 
-Runs go to results/search/<trial>/…; what is finished is not done again, so a search can be stopped and taken up. It
-takes as many trainings as there are weights (DICE: 28), and writes results/search/<dataset>_<method>.csv.
+A search trains one run per weight (DICE: 28 runs). Runs go to results/search/<trial>/…, and the ranking goes to
+results/search/<dataset>_<method>.csv. A search can be stopped and continued; finished runs are not repeated.
 """
 import argparse
 import itertools
@@ -34,15 +34,17 @@ ROOT = Path(__file__).resolve().parents[1]
 def main():
     load_plugins()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("method", choices=list(DIVERSITIES))
-    parser.add_argument("dataset", choices=["digits", *dict.fromkeys(b.dataset for b in BLOCKS if b.paper == "sdde")])
-    parser.add_argument("--select", choices=("validation", "published"), default="validation")
-    parser.add_argument("--weights", type=float, nargs="+", help="by default the published grid of the method")
-    parser.add_argument("--seed", default="1")
-    parser.add_argument("--epochs", help="a shortened look")
-    parser.add_argument("--data-dir", default="data")
-    parser.add_argument("--results-dir", type=Path, default=Path("results"))
-    parser.add_argument("--device")
+    parser.add_argument("method", choices=list(DIVERSITIES), help="the diversity loss")
+    parser.add_argument("dataset", choices=["digits", *dict.fromkeys(b.dataset for b in BLOCKS if b.paper == "sdde")],
+                        help="the data set")
+    parser.add_argument("--select", choices=("validation", "published"), default="validation", help="rank by the AUROC "
+                        "of validation outliers (default), or of the near test sets as published")
+    parser.add_argument("--weights", type=float, nargs="+", help="weights to try (default: the published grid)")
+    parser.add_argument("--seed", default="1", help="seed of each run (default: 1)")
+    parser.add_argument("--epochs", help="epochs of each run, for a shortened search")
+    parser.add_argument("--data-dir", default="data", help="folder of the prepared data sets (default: data)")
+    parser.add_argument("--results-dir", type=Path, default=Path("results"), help="folder of runs (default: results)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the accelerator if there is one)")
     add_plugin_argument(parser)
     args = parser.parse_args()
     args.data_dir, args.results_dir = Path(args.data_dir).resolve(), args.results_dir.resolve()  # `do` is in ROOT
@@ -61,8 +63,8 @@ def main():
         found.append({**weight, **trial, **scores_of(run, args.method, args.dataset)})
     table = pd.DataFrame(found).sort_values(args.select, ascending=False, ignore_index=True)
     if table[args.select].isna().all():
-        raise UserError(f"no outliers to validate by are prepared for {args.dataset}: python data/prepare.py "
-                        "emnist_letters tinyimagenet, or --select published")
+        raise UserError(f"no validation outliers are prepared for {args.dataset}: python data/prepare.py "
+                        "emnist_letters tinyimagenet, or use --select published")
     write_text(args.results_dir / "search" / f"{args.dataset}_{args.method}.csv", table.to_csv(index=False))
     formats = [".2f" if name in ("validation", "published") else "g" for name in table]
     print(f"\n{args.method} on {args.dataset}, AUROC (%) by {sdde_score(args.dataset, args.method)}, best first by "
@@ -77,20 +79,20 @@ def trials(method, weights=None):
 
 
 def folder_name(trial):
-    """The weight, and what else distinguishes the trial: 0.2, or 0.2_discriminator_lr_1e-05."""
+    """The weight and the other settings of the trial: 0.2, or 0.2_discriminator_lr_1e-05."""
     weight, *others = trial.items()
     return "_".join([f"{weight[1]:g}", *(f"{name}_{value:g}" for name, value in others)])
 
 
 def do(*words):
-    """Run one of our scripts; its failure is ours."""
+    """Run one of our scripts; exit with its status if it fails."""
     done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT)
     if done.returncode:
         sys.exit(done.returncode)
 
 
 def scores_of(run, method, dataset):
-    """AUROC in per cent by the method's own score: of the validation outliers, and the mean over the near sets."""
+    """AUROC in per cent with the method's own score: of the validation outliers, and the mean over the near sets."""
     metrics = pd.DataFrame(run_dir.read_metrics(run), columns=run_dir.METRIC_COLUMNS)
     chosen = metrics[(metrics.benchmark == "openood") & (metrics.checkpoint == "best") & (metrics.metric == "auroc")
                      & (metrics.score == sdde_score(dataset, method))]

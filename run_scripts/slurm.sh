@@ -1,9 +1,9 @@
 #!/bin/bash
-# A Slurm job array over Make's targets: a task for each method on each network, which trains and evaluates all its seeds.
-#   run_scripts/slurm.sh cifar10                               what make reproduce-cifar10 does
-#   run_scripts/slurm.sh cifar10 MODELS=resnet34 SEEDS="1 2"   with Make's variables; PROCESSES=8: so many GPUs a task
-#   SBATCH_PARTITION=gpu SBATCH_TIMELIMIT=12:00:00 run_scripts/slurm.sh cifar100        sbatch reads these itself
-# Prepare the data before (make prepare-data). Submitted again, it goes on where it was. Afterwards: ./analyze.sh
+# A Slurm job array over Make's targets: one task per method and network trains and evaluates all its seeds.
+#   run_scripts/slurm.sh cifar10                               the runs of make reproduce-cifar10
+#   run_scripts/slurm.sh cifar10 MODELS=resnet34 SEEDS="1 2"   with Make's variables; PROCESSES=8: 8 GPUs per task
+#   SBATCH_PARTITION=gpu SBATCH_TIMELIMIT=12:00:00 run_scripts/slurm.sh cifar100        sbatch reads these variables
+# Prepare the data first (make prepare-data). The same command continues stopped runs. Afterwards: ./analyze.sh
 usage() { sed -n 's/^# \{0,1\}//p' "$0"; exit 2; }
 [ $# -ge 1 ] || usage
 dataset=$1

@@ -34,9 +34,9 @@ def test_check_fails_and_names_every_cell_that_is_outside(tmp_path):
 
 @pytest.mark.parametrize("change, reason", [
     ({"seeds": (1, 2, 3)}, "n = 3, the paper has 5"),
-    ({"sets": NEAR + FAR[:2]}, "sets missing or other images than the paper's in far AUROC (%)"),
+    ({"sets": NEAR + FAR[:2]}, "missing sets or other images than the paper's in far AUROC (%)"),
     ({"notes": {"notmnist": "10,000 images in place of 17,723"}},
-     "sets missing or other images than the paper's in near AUROC (%)"),
+     "missing sets or other images than the paper's in near AUROC (%)"),
     ({"overrides": {"epochs": {"published": 50, "used": 1}}}, "changed recipe, epochs 1 (published 50)"),
 ])
 def test_check_does_not_judge_what_is_not_the_papers_row(tmp_path, change, reason):
@@ -84,7 +84,7 @@ def test_images_that_are_not_the_papers_are_not_judged(tmp_path):
             single(folder, "softmax", seed, 0.1, notes={"cifar100": note, "cifar10": note})
         code, said = checked(folder)
         assert code == 0 and "0 judged, 0 cells outside" in said
-        assert ("SoftMax (baseline): sets missing or other images than the paper's in ACC (%), ECE, near: CIFAR-100 "
+        assert ("SoftMax (baseline): missing sets or other images than the paper's in ACC (%), ECE, near: CIFAR-100 "
                 "AUPR (%)\n") in said
 
 

@@ -69,7 +69,7 @@ def test_a_damaged_array_is_named_and_the_others_work(tmp_path, arrays, capsys):
     put(tmp_path / "CIFAR-10-C", arrays)
     assert not prepare.prepare("cifar10_c", tmp_path / "data", [tmp_path])
     said = capsys.readouterr().out
-    assert "19 of 20 arrays" in said and "snow.npy is cut or altered" in said
+    assert "19 of 20 arrays" in said and "snow.npy is incomplete or altered" in said
     assert len(corruptions.available("cifar10_c", tmp_path / "data")) == 18 * 5
     with pytest.raises(UserError, match="no snow in severity 1 .* data/sources/corruptions.py cifar10 --severity 1"):
         corruptions.read_corrupted("cifar10_c", "snow", 1, tmp_path / "data")
@@ -105,7 +105,7 @@ def test_a_set_of_our_own_is_marked_repeatable_and_gives_way_to_the_official(tmp
     put(tmp_path / "mirror/CIFAR-10-C", arrays)
     assert prepare.prepare("cifar10_c", tmp_path, [tmp_path / "mirror"])
     check(tmp_path, arrays)
-    assert "arrays made here, see data/corruptions.py" in capsys.readouterr().out
+    assert "arrays made here, see data/sources/corruptions.py" in capsys.readouterr().out
 
 
 def test_without_the_package_the_way_to_it_is_said(tmp_path, monkeypatch):

@@ -102,7 +102,7 @@ def test_bad_input_is_refused_in_words(make, message):
 def test_maps_that_lead_nowhere_are_refused_with_the_reason():
     maps, logits = golden_maps()
     loss = GradCAMDiversityLoss()
-    for wrong, message in ((torch.stack(maps), "slices of a stacked tensor"), ([m.detach() for m in maps], "detached"),
+    for wrong, message in ((torch.stack(maps), "stacked after the forward"), ([m.detach() for m in maps], "detached"),
                            ([m * 1 for m in maps], "do not depend on these feature_maps"), (maps[:2], "list of 3 maps"),
                            (None, "needs feature_maps=")):
         with pytest.raises(ValueError, match=message):

@@ -58,8 +58,8 @@ def test_tables_of_ensembles(trained):
 
 
 @pytest.mark.parametrize("words, message", [
-    (["--per-class", 1], "DICE needs two or more images a class"),
-    (["--per-class", 5], "batches that they fill: --per-class 5 and --batch-size 64 don't"),
+    (["--per-class", 1], "DICE needs two or more images per class"),
+    (["--per-class", 5], "that fill a batch: --per-class 5 and --batch-size 64 do not fit"),
     (["--per-class", 2], "needs 32 classes, the set has 7"),
 ])
 def test_settings_that_make_no_sense_are_refused_before_training(tmp_path, data_dir, words, message):

@@ -9,7 +9,7 @@ from engine.batches import batches_of, outlier_batches
 from engine.build import build_ensemble, build_model, build_network, build_training_loss
 from engine.discriminator import DiscriminatorTrainer
 from engine.pretrained import initialise
-from engine.training_loss import frozen_statistics
+from engine.training_loss import FrozenStatistics
 from losses import LOSSES
 from losses.diversity import DiceDiscriminator, NCLDiversityLoss
 from utils.io import UserError
@@ -208,7 +208,7 @@ def test_the_diversity_pass_leaves_batch_statistics_alone():
     step(x, y, x[0], y[0]).backward()
     tracked = {name: b.item() for name, b in net.named_buffers() if name.endswith("num_batches_tracked")}
     assert set(tracked.values()) == {1} and all(m.training for m in step.batch_norms)
-    with frozen_statistics(step.batch_norms):
+    with FrozenStatistics(step.batch_norms):
         a = net(x[0])
     assert torch.equal(a, net.eval()(x[0]))
 

@@ -87,5 +87,5 @@ def test_the_tour_runs(tmp_path):
     (confidence, accuracy), (sharper, _) = (
         (float(one), float(other)) for one, other in re.findall(r"confidence ([0-9.]+)%, accuracy ([0-9.]+)%", said))
     assert abs(sharper - accuracy) < abs(confidence - accuracy), "calibration brings confidence near to accuracy"
-    known, unknown = (float(number) for number in re.findall(r"turned away of .*: ([0-9.]+)%", said))
+    known, unknown = (float(number) for number in re.findall(r"rejected of .*: ([0-9.]+)%", said))
     assert known < 12 and unknown > 60

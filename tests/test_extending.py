@@ -95,3 +95,11 @@ def test_a_data_set(root):
     folder = root / "results/flowers/resnet20/dismax/seed1"
     assert rows(folder, dataset="photos", metric="auroc")
     assert {row["class_name"] for row in csv.DictReader(said.splitlines())} <= {"daisy", "rose"}
+
+
+def test_scores_of_another_program(root):
+    said = run("6.", root)
+    assert "other" in said
+    with open(root / "results/tables/openood_digits_scores.csv", newline="") as file:
+        found = [row for row in csv.DictReader(file) if row["method"] == "other"]
+    assert found and {row["model"] for row in found} == {"lenet"}

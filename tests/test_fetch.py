@@ -154,7 +154,7 @@ def test_wrong_bytes_are_named_with_both_checksums_and_not_kept(server, tmp_path
     assert not left(tmp_path) and len(server.asked) == 1
     server.faults["/file"] = ["cut", "wrong", "cut", "wrong"]  # once more from the beginning, then no more
     server.asked.clear()
-    with pytest.raises(UserError, match="is cut or altered"):
+    with pytest.raises(UserError, match="is incomplete or altered"):
         get(server, tmp_path)
     assert not left(tmp_path) and [r for _, r in server.asked] == [None, "bytes=150000-", None, "bytes=150000-"]
 
@@ -162,7 +162,7 @@ def test_wrong_bytes_are_named_with_both_checksums_and_not_kept(server, tmp_path
 @pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/octet-stream"])
 def test_a_web_page_instead_of_the_file_is_called_that(server, tmp_path, kind):
     server.files["/file"], server.types["/file"] = b"\n <!DOCTYPE html><html>Sign in</html>", kind
-    with pytest.raises(UserError, match="web page instead of the file: it has moved, wants a login"):
+    with pytest.raises(UserError, match="web page instead of the file: the file has moved, needs a login"):
         get(server, tmp_path)
     assert len(server.asked) == 1 and not left(tmp_path)
     server.files["/file"], server.types = CONTENT, {}
@@ -286,7 +286,7 @@ def test_ctrl_c_stops_at_once_and_the_next_call_goes_on(server, tmp_path):
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=5)
-    assert running.returncode == 130 and "Stopped. What has come is kept" in said and "Traceback" not in said
+    assert running.returncode == 130 and "Stopped. Downloads are kept" in said and "Traceback" not in said
     assert part.stat().st_size == 150_000
     download.fetch(f"{server.url}/train_32x32.mat", part.with_suffix(""), MD5)
     assert server.asked[-1] == ("/train_32x32.mat", "bytes=150000-")

@@ -40,7 +40,8 @@ def test_all_forms_of_a_step_make_the_same_update(monkeypatch):
 
 def test_a_recording_that_is_given_up_is_a_fault(monkeypatch):
     found = forms_of(monkeypatch, corrupted(lambda step: step.training_loss.model.fc.bias.add_(1)))
-    assert "recorded, float32: eager: a replay was not the step (fc.bias differs" in found["recorded, float32"]["wrong"]
+    wrong = found["recorded, float32"]["wrong"]
+    assert "recorded, float32: eager: a replay differed from the step (fc.bias differs" in wrong
     assert not found["eager, bfloat16"]["wrong"]
 
 

@@ -80,3 +80,4 @@ def test_make_help_lists_every_target():
     listed = dict(re.findall(r"^make (\S+) +(.*)$", make("help").stdout, re.M))
     assert set(listed) == declared - {"runs", "blocks", "$(BLOCKS)"}
     assert {"demo", "test", "reproduce-imagenet200", "report", "tables"} <= set(listed) and all(listed.values())
+    assert max(map(len, make("help").stdout.splitlines())) <= 100

@@ -173,8 +173,8 @@ def test_a_closed_form():
 
 
 @pytest.mark.parametrize("logits, reason", [
-    (torch.eye(5), "all 5 samples are classified correctly"), (-torch.eye(5), "no more about the labels"),
-    (torch.eye(5).roll(1, 0), "no more about the labels"), (torch.eye(5)[:1], "all 1 samples"),
+    (torch.eye(5), "all 5 samples are classified correctly"), (-torch.eye(5), "no better than chance"),
+    (torch.eye(5).roll(1, 0), "no better than chance"), (torch.eye(5)[:1], "all 1 samples"),
 ])
 def test_without_a_minimum_the_temperature_stays(logits, reason):
     head, _ = made("isomax", temperature=1.5)
@@ -197,7 +197,7 @@ def test_logits_from_before_calibrate_are_recognised():
     assert abs(found - 1) > 0.01
     assert head.calibrate(early, labels) == pytest.approx(found), "the same logits give the same temperature"
     for use in (head.set_thresholds, head.detect):
-        with pytest.raises(ValueError, match=r"made at temperature 1, and the temperature is .* Run the network again"):
+        with pytest.raises(ValueError, match=r"made at temperature 1, but the temperature is .* Run the network again"):
             use(early)
     head.set_thresholds(early * (1 / found))
     assert torch.equal(head.detect(early / found), head.detect(head(inputs))), "as the message says"

@@ -165,7 +165,7 @@ def test_weights_and_classes_of_the_parts():
             return logits.sum()
 
     head, _, logits = made("softmax")
-    with pytest.raises(NotImplementedError, match="Own has a loss_of of its own and no partial_loss"):
+    with pytest.raises(NotImplementedError, match="Own defines loss_of but no partial_loss"):
         Own(head).partial_loss(logits(5), classes, weights)
 
 

@@ -62,7 +62,7 @@ def test_a_tensor_stacked_afterwards_is_refused():
     maps, logits = run(bodies, tails, x)
     loss = GradCAMDiversityLoss()
     for wrong, message in (
-            (torch.stack(maps), "slices of a stacked tensor are made after the forward pass"),
+            (torch.stack(maps), "stacked after the forward pass does not work"),
             (torch.stack(maps).detach(), "detached"), (torch.stack(maps)[:2], "a list of 3 maps.*got 2"),
             (torch.stack(maps)[:, :, 0], r"stacked feature_maps must be \(N, B, C, H, W\), got"),
             (torch.stack(maps)[:, :2], "with B = 4")):
@@ -107,7 +107,7 @@ def test_a_compiled_network_is_named():
     bodies, tails, x = members()
     compiled = nn.ModuleList(torch.compile(tail, backend="aot_eager") for tail in tails)
     maps, logits = run(bodies, compiled, x)
-    with pytest.raises(RuntimeError, match=r"second derivatives.*double backward.*compiled by torch.compile"):
+    with pytest.raises(RuntimeError, match=r"second derivatives.*(double backward|donated).*compiled by torch.compile"):
         GradCAMDiversityLoss()(labels=LABELS, logits=logits, feature_maps=maps)
     maps, logits = torch.compile(run, backend="aot_eager")(bodies, tails, x)
     with pytest.raises(ValueError, match="do not depend on these feature_maps.*compiled by torch.compile"):

@@ -19,16 +19,16 @@ def test_thresholds_of_another_temperature_or_score_are_refused():
     head.set_thresholds(head(inputs))
     head.detect(head(inputs))
     head.temperature = 1.7
-    with pytest.raises(RuntimeError, match="made at temperature 1, the temperature is 1.7 now"):
+    with pytest.raises(RuntimeError, match="made at temperature 1, but the temperature is 1.7 now"):
         head.detect(head(inputs))
     loaded = made("dismax")[0]
     loaded.load_state_dict(head.state_dict())
-    with pytest.raises(RuntimeError, match="made at temperature 1, the temperature is 1.7 now"):
+    with pytest.raises(RuntimeError, match="made at temperature 1, but the temperature is 1.7 now"):
         loaded.detect(head(inputs))
     head.set_thresholds(head(inputs))
     head.detect(head(inputs))
     head.score_type = "MPS"
-    with pytest.raises(RuntimeError, match="of the score MMLES, score_type is MPS now"):
+    with pytest.raises(RuntimeError, match="belong to the score MMLES, but score_type is MPS now"):
         head.threshold(0.05)
 
 
@@ -40,7 +40,7 @@ def test_thresholds_of_an_old_checkpoint_are_refused():
     for key in ("thresholds_temperature", "thresholds_score"):
         del state[key]
     head.load_state_dict(state)
-    with pytest.raises(RuntimeError, match="does not say at which temperature"):
+    with pytest.raises(RuntimeError, match="does not record the temperature"):
         head.detect(torch.randn(3, 5))
     for key in ("precomputed_thresholds", "validationset_available"):
         del state[key]

@@ -122,7 +122,7 @@ def test_killed_on_two_processes_it_goes_on_with_one(tmp_path, data_dir, float64
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[0]
-    assert "Everything is saved" in said and "Continue with\n  torchrun --nproc_per_node=2" in said
+    assert "The state is saved" in said and "Continue with\n  torchrun --nproc_per_node=2" in said
     assert not (run / "weights.pt").exists()
     assert "continues from epoch" in script(*words, "--results-dir", tmp_path / "disturbed").stdout
     logs = [log_of(run), log_of(tmp_path / "undisturbed/digits/lenet/isomax/seed1")]
@@ -178,5 +178,5 @@ def test_class_balanced_batches():
     assert len(many.unique()) > 15_000, "all images of a class can be drawn"
     with pytest.raises(ValueError, match="needs 5 classes, the set has 4"):
         class_balanced(labels, 10, 2, None)
-    with pytest.raises(ValueError, match="3 images a class do not fill a batch of 8"):
+    with pytest.raises(ValueError, match="3 images per class do not fill a batch of 8"):
         class_balanced(labels, 8, 3, None)

@@ -76,7 +76,7 @@ def test_what_no_decoder_reads_is_named_and_left_out(tmp_path):
     assert left_out == ["a/007.png"] and 7 not in keep and arrays[8].shape == (149, 8, 8, 3)
     for k in range(3):
         (tmp_path / f"a/{k:03}.png").write_bytes(b"")
-    with pytest.raises(UserError, match="4 of 150 images cannot be read, a/000.png for one"):
+    with pytest.raises(UserError, match="4 of 150 images cannot be read, for instance a/000.png"):
         images.to_arrays(images.FolderSource(tmp_path), (8,))
     with pytest.raises(UserError, match="is 8×8 pixels, expected 32×32"):
         images.to_arrays(images.FolderSource(tmp_path), (32,), exact=32)

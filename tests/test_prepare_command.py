@@ -48,7 +48,7 @@ def test_without_names_everything_that_is_there_is_prepared(tmp_path, official, 
     words = ("--mirror", tmp_path / "mirror", "--data-dir", tmp_path / "data")
     status, said = command(monkeypatch, capsys, *words)
     assert status == 1 and "tests do not use the internet" in said, "what could be downloaded is asked for, too"
-    assert "cifar10_c      test   missing: in no mirror, and too large to be fetched unasked" in said
+    assert "cifar10_c      test   missing: in no mirror, and too large to be downloaded unless it is named" in said
     assert "ssb_hard             OpenOOD keeps it on Google Drive" in said
     assert {p.parent.name for p in (tmp_path / "data").glob("*/manifest.json")} == {"cifar10", *MAKERS}
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "data").rglob("*")}

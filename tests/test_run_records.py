@@ -60,11 +60,11 @@ def test_bytes_that_are_no_text_are_refused_and_a_missing_file_is_missing(tmp_pa
     ("brier", 2.1), ("nll_published", -1), ("nll", math.inf), ("images", -1), ("temperature_as_published", -1),
     ("anything", math.nan)])
 def test_what_cannot_be_is_neither_written_nor_read(tmp_path, metric, value):
-    with pytest.raises(UserError, match=f"{metric} of mnist is .*, which cannot be"):
+    with pytest.raises(UserError, match=f"{metric} of mnist is .*, which is impossible"):
         run_dir.write_metrics(tmp_path, [("dismax", "mnist", "id", "last", "", metric, value)])
     assert not (tmp_path / "metrics.csv").exists()
     seal(tmp_path, f"dismax,mnist,id,last,,{metric},{value},\n")
-    with pytest.raises(UserError, match="which cannot be"):
+    with pytest.raises(UserError, match="which is impossible"):
         run_dir.read_metrics(tmp_path)
 
 
@@ -78,8 +78,8 @@ def seal(run, lines):
 @pytest.mark.parametrize("lines, message", [
     (2 * "dismax,mnist,id,last,,accuracy,0.5,\n", "a row twice"),
     ("dismax,mnist,id,first,,accuracy,0.5,\n", "unknown checkpoint 'first'"),
-    ("dismax,mnist,id,last,,accuracy,half,\n", "a row that is none"),
-    ("dismax,mnist,id,last\n", "a row that is none"),
+    ("dismax,mnist,id,last,,accuracy,half,\n", "an invalid row"),
+    ("dismax,mnist,id,last\n", "an invalid row"),
 ])
 def test_rows_that_are_none_are_refused(tmp_path, lines, message):
     seal(tmp_path, lines)

@@ -58,7 +58,7 @@ def test_the_metrics_are_those_of_our_functions_and_groups_those_of_the_benchmar
     ({"tin": {"conf": np.zeros(69)}}, "tin.npz: 69 scores, 70 predictions and 70 labels. Each image needs one of each"),
     ({"tin": {"label": np.full(71, -1)}}, "tin.npz: 70 scores, 70 predictions and 71 labels"),
     ({"tin": {"conf": np.full(70, np.nan)}}, "tin.npz has scores that are NaN or infinite"),
-    ({"tin": {"conf": np.full(70, "a")}}, "tin.npz is no file of scores"),
+    ({"tin": {"conf": np.full(70, "a")}}, "tin.npz is not a score file"),
     ({"tin": {"pred": np.full(70, "a")}}, "pred and label must be class numbers"),
     ({"tin": {key: np.zeros(0) for key in ("pred", "conf", "label")}}, "tin.npz has no scores"),
     ({"cifar100": {"label": np.zeros(80)}}, "cannot tell .*--dataset cifar10"),
@@ -77,10 +77,10 @@ def test_missing_and_damaged_files_are_refused_in_words(tmp_path):
         read_scores("ash", tmp_path, 1)
     dump(tmp_path)
     np.savez(tmp_path / "tin.npz", conf=np.zeros(3))
-    with pytest.raises(UserError, match="tin.npz is no file of scores"):
+    with pytest.raises(UserError, match="tin.npz is not a score file"):
         read_scores("ash", tmp_path, 1)
     (tmp_path / "tin.npz").write_bytes(b"PK")
-    with pytest.raises(UserError, match="tin.npz is no file of scores"):
+    with pytest.raises(UserError, match="tin.npz is not a score file"):
         read_scores("ash", tmp_path, 1)
     done = script("analyze.py", "--scores", "ash", check=False)
     assert done.returncode == 2 and "'ash' is not NAME=DIR" in done.stderr

@@ -68,7 +68,7 @@ def test_what_is_in_neither_paper_is_named_so(tmp_path):
     single(tmp_path, "mine", 1, 0.956)
     said = printed(tmp_path)
     assert "ResNet-20 on CIFAR-10 is in neither paper." in said
-    assert "Without a published row: mine. In no registry, hence under its own name: mine." in said
+    assert "Without a published row: mine. Not registered, so listed under its own name: mine." in said
 
 
 def test_the_star_marks_only_what_a_release_scores(tmp_path):
@@ -89,7 +89,7 @@ def test_names_of_no_registry_get_a_row_a_note_and_a_default_score(tmp_path):
     made_up_run(tmp_path, "digits", "tiny", "de-2-new", 1, [("openood", "digits", "id", "best", "", "accuracy", 0.9)])
     said = printed(tmp_path)
     assert "near: theirs AUPR (%)" in said and "75.00" in said and "tiny on mine is in neither paper." in said
-    assert "In no registry, hence under its own name: new." in said and "tiny on digits 0–6" in said
+    assert "Not registered, so listed under its own name: new." in said and "tiny on digits 0–6" in said
     assert printed(tmp_path, "--dataset", "mine").count("mine, tiny") == 1
 
 

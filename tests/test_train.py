@@ -110,7 +110,7 @@ def test_a_polite_stop_saves_the_step_and_says_how_to_go_on(tmp_path, data_dir, 
     process.send_signal(number)
     said = process.communicate()[0]
     assert process.returncode == 128 + number
-    assert "Everything is saved" in said
+    assert "The state is saved" in said
     assert "Continue with\n  python train.py --dataset digits" in said and "--fresh" not in said
     at = checkpoint.load_state(run / "checkpoint.pt")
     done = script(*COMMAND, "--epochs", 12, "--data-dir", data_dir, "--results-dir", tmp_path)

@@ -26,7 +26,7 @@ def load_plugins(words=None):
 
 def add_plugin_argument(parser):
     parser.add_argument("--plugin", action="append", type=Path, default=[], metavar="FILE",
-                        help="a Python file that registers networks, methods, scores …: docs/extending.md")
+                        help="a Python file that registers networks, methods or scores; see docs/extending.md")
 
 
 def load(path):

@@ -58,37 +58,37 @@ class Method:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a method is trained on a data set. Each field is a flag of train.py: its text, and its least value."""
+    """How a method is trained on a data set. Each field is a flag of train.py, with its help and its least value."""
 
     epochs: Annotated[int, "passes over the training set", 1]
-    batch_size: Annotated[int, "images a step and member, over all ranks; the last, smaller batch is kept", 1]
+    batch_size: Annotated[int, "images per step and member, over all ranks; the smaller last batch is kept", 1]
     lr: Annotated[float, "learning rate of SGD with Nesterov momentum", 0]
-    weight_decay: Annotated[float, "on every parameter: prototypes, scales, BN and biases too", 0]
-    padding: Annotated[int, "black pixels around an image before the random crop (ImageNet: unused)", 0]
+    weight_decay: Annotated[float, "weight decay of all parameters, also prototypes, scales, BN and biases", 0]
+    padding: Annotated[int, "black pixels around an image before the random crop (unused for ImageNet)", 0]
     flip: Annotated[bool, "flip half of the training images left to right"]
-    mean: Annotated[tuple, "of each channel, for pixels in [0, 1]"]
-    std: Annotated[tuple, "of each channel"]
+    mean: Annotated[tuple, "mean of each channel, for pixels in [0, 1]"]
+    std: Annotated[tuple, "standard deviation of each channel, for pixels in [0, 1]"]
     momentum: Annotated[float, "Nesterov momentum", 0] = 0.9
-    milestones: Annotated[tuple, "epochs after which the learning rate is multiplied by gamma; none: a cosine"] = ()
-    gamma: Annotated[float, "factor at each milestone", 0] = 0.1
-    final_lr: Annotated[float, "where a cosine from lr, step by step, ends", 0] = 1e-6
-    micro_batch: Annotated[int, "images a forward pass, rank and member; gradients are accumulated. 0: all", 0] = 0
-    zero_bias: Annotated[bool, "start the SoftMax head's bias at 0 (DisMax), not as PyTorch does (SDDE)"] = True
-    select_on: Annotated[str, "images that weights_best.pt is best on: test, or openood (validation)"] = "test"
-    initial: Annotated[str, "random, pretrained (torchvision's ImageNet weights), or a file of such"] = "random"
-    alpha: Annotated[float, "weight of fractional probability regularisation (dismax_fpr)", 0] = 1.0
-    diversity_weight: Annotated[float, "factor of the diversity loss against the members' mean loss", 0] = 0.0
-    adp_alpha: Annotated[float, "of ADP: weight of the ensemble's entropy", 0] = 2.0
-    adp_beta: Annotated[float, "of ADP: weight of the log-determinant", 0] = 0.5
-    per_class: Annotated[int, "of DICE: images a class in class-balanced batches; 0: shuffled batches", 0] = 0
-    ramp_epochs: Annotated[int, "of DICE: epochs in which the weight grows from 0", 0] = 0
-    discriminator_lr: Annotated[float, "of DICE: learning rate of its discriminator (RMSprop)", 0] = 0.0
-    clip: Annotated[float, "largest norm of all gradients; 0: not clipped", 0] = 0.0
-    outlier_weight: Annotated[float, "factor of the outlier-exposure loss", 0] = 0.0
-    outlier_batch: Annotated[int, "outlier images a step, over all ranks", 0] = 0
+    milestones: Annotated[tuple, "epochs after which gamma multiplies the learning rate; empty: cosine schedule"] = ()
+    gamma: Annotated[float, "factor of the learning rate at each milestone", 0] = 0.1
+    final_lr: Annotated[float, "last learning rate of the cosine schedule", 0] = 1e-6
+    micro_batch: Annotated[int, "images per forward pass, rank and member; gradients accumulate. 0: no split", 0] = 0
+    zero_bias: Annotated[bool, "start the SoftMax head's bias at 0 (DisMax) instead of PyTorch's default (SDDE)"] = True
+    select_on: Annotated[str, "images that select weights_best.pt: test, or openood (validation images)"] = "test"
+    initial: Annotated[str, "random, pretrained (torchvision's ImageNet weights), or a file of weights"] = "random"
+    alpha: Annotated[float, "weight of fractional probability regularization (dismax_fpr)", 0] = 1.0
+    diversity_weight: Annotated[float, "weight of the diversity loss", 0] = 0.0
+    adp_alpha: Annotated[float, "ADP: weight of the ensemble's entropy", 0] = 2.0
+    adp_beta: Annotated[float, "ADP: weight of the log-determinant", 0] = 0.5
+    per_class: Annotated[int, "DICE: images per class in class-balanced batches; 0: shuffled batches", 0] = 0
+    ramp_epochs: Annotated[int, "DICE: epochs in which the weight grows from 0", 0] = 0
+    discriminator_lr: Annotated[float, "DICE: learning rate of the discriminator (RMSprop)", 0] = 0.0
+    clip: Annotated[float, "clip the norm of all gradients at this value; 0: no clipping", 0] = 0.0
+    outlier_weight: Annotated[float, "weight of the outlier-exposure loss", 0] = 0.0
+    outlier_batch: Annotated[int, "outlier images per step, over all ranks", 0] = 0
 
     def lr_at(self, epoch, step=0, steps=1):
-        """The learning rate of a step, counted from 0, of an epoch of so many steps, counted from 1."""
+        """The learning rate of a step, counted from 0, in an epoch, counted from 1, of `steps` steps."""
         if self.milestones:
             return round(self.lr * self.gamma ** sum(epoch > milestone for milestone in self.milestones), 12)
         done = ((epoch - 1) * steps + step) / (self.epochs * steps)
@@ -126,7 +126,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a paper's table: so many seeds of each method on each network."""
+    """A part of a paper's table: a number of seeds of each method on each network."""
 
     paper: str
     dataset: str

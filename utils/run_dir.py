@@ -79,7 +79,7 @@ def load_run(folder):
         recipe.check()
         names = [address[key] for key in ("dataset", "model", "method")]
         if not all(isinstance(name, str) for name in names) or not isinstance(address["seed"], int):
-            raise ValueError("its address is none")
+            raise ValueError("its address is invalid")
         run = Run(folder, *names, address["seed"], Method(**config["method"]), recipe)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / 'config.json'} is not a run's record of this version ({error!r}). Put a good copy "
@@ -256,7 +256,7 @@ def read_metrics(run):
     try:
         rows = [(*row[:6], float(row[6]), row[7]) for row in rows]
     except (ValueError, IndexError) as error:
-        raise UserError(f"{path} has a row that is none ({error}). {_EVALUATE} {run}") from error
+        raise UserError(f"{path} has an invalid row ({error}). {_EVALUATE} {run}") from error
     _refuse_impossible(rows, path)
     return rows
 
@@ -269,7 +269,7 @@ def _refuse_impossible(rows, path):
     for row in rows:
         low, high = _limits(row[5])
         if not (math.isfinite(row[6]) and low - ROUNDING <= row[6] <= high + ROUNDING):
-            raise UserError(f"{path}: {row[5]} of {row[1]} is {row[6]}, which cannot be. {_EVALUATE} {path.parent}")
+            raise UserError(f"{path}: {row[5]} of {row[1]} is {row[6]}, which is impossible. {_EVALUATE} {path.parent}")
         if row[3] not in CHECKPOINTS:
             raise UserError(f"{path}: unknown checkpoint {row[3]!r}. {_EVALUATE} {path.parent}")
     if len({row[:6] for row in rows}) < len(rows):

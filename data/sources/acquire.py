@@ -83,7 +83,7 @@ def prepare_corrupted(finder, folder, fresh, lines):
     if files:
         lines.append(f"{finder.name:14} test   {len(files)} of {len(wanted)} arrays: official files, MD5 verified")
     if made := [file for file in record.get("files", {}) if file not in wanted]:
-        lines.append(f"{finder.name:14} test   {len(made) - 1} arrays made here, see data/corruptions.py")
+        lines.append(f"{finder.name:14} test   {len(made) - 1} arrays made here, see data/sources/corruptions.py")
     if set(files) != set(wanted):
         lines.append(f"{finder.name:14} test   missing: {'; '.join(finder.problems) or how_to_place(finder.name)}")
     return set(files) == set(wanted)
@@ -112,4 +112,4 @@ def link_imagenet(data_dir, mirrors, lines):
 def how_to_place(name):
     if SOURCES[name].by_hand:
         return SOURCES[name].by_hand
-    return f"in no mirror, and too large to be fetched unasked. {how_to_get(name)}"
+    return f"in no mirror, and too large to be downloaded unless it is named. {how_to_get(name)}"

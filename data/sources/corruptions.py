@@ -1,12 +1,12 @@
-"""Bring CIFAR-10-C and CIFAR-100-C, or make a stand-in for them.
+"""Prepare CIFAR-10-C and CIFAR-100-C, or make a substitute for them.
 
   python data/prepare.py cifar10_c                               the official arrays, 2.9 GB
-  python data/sources/corruptions.py cifar10 --severity 1 5      without them: ours, from the prepared test images
+  python data/sources/corruptions.py cifar10 --severity 1 5      a substitute, made from the prepared test images
 
-A file that a mirror holds is linked, not copied. Ours are made with the package `imagecorruptions` (`pip install
+A file in a mirror is linked, not copied. The substitute is made with the package `imagecorruptions` (`pip install
 imagecorruptions-imaug`, the extra `corruptions` in pyproject.toml; the older `imagecorruptions` lacks three corruptions
-under NumPy 2). They are NOT CIFAR-10-C: the package has ImageNet-C's parameters, which are harsher on 32 pixels. Tables
-say so. The official arrays are preferred wherever they are.
+under NumPy 2). It is NOT CIFAR-10-C: the package has ImageNet-C's parameters, which are harsher on images of 32 pixels.
+Tables say so. If the official arrays are there, they are used instead.
 """
 import argparse
 import inspect
@@ -119,7 +119,7 @@ def record_files(folder, name, files, more):
     write_manifest(folder, name, {"test": record | more | {"files": record.get("files", {}) | files}})
 
 
-# ---- a stand-in ----
+# ---- a substitute ----
 
 def make(dataset, corruptions, severities, count, data_dir):
     """Corrupt the first `count` prepared test images; the same call gives the same images, whatever else is made."""
@@ -169,12 +169,13 @@ def _version(package):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", choices=list(CORRUPTED))
-    parser.add_argument("--severity", type=int, nargs="+", choices=SEVERITIES, default=[1, 5])
+    parser.add_argument("dataset", choices=list(CORRUPTED), help="the prepared data set")
+    parser.add_argument("--severity", type=int, nargs="+", choices=SEVERITIES, default=[1, 5], help="default: 1 5")
     parser.add_argument("--corruptions", nargs="+", choices=ARRAYS, default=CORRUPTIONS, metavar="NAME",
-                        help=f"of {', '.join(ARRAYS)}; default the first 15")
-    parser.add_argument("--count", type=int, default=10_000, help="how many of the test images (default 10,000)")
-    parser.add_argument("--data-dir", type=Path, default=Path(__file__).resolve().parents[1])
+                        help=f"{', '.join(ARRAYS)} (default: the first 15)")
+    parser.add_argument("--count", type=int, default=10_000, help="number of test images (default: 10,000)")
+    parser.add_argument("--data-dir", type=Path, default=Path(__file__).resolve().parents[1], help="folder of the "
+                        "prepared data sets (default: data/ of this repository)")
     args = parser.parse_args()
     make(args.dataset, args.corruptions, args.severity, args.count, args.data_dir)
 

@@ -105,7 +105,7 @@ def _receive(url, part, size, policy):
         with watchdog, open_url(request, policy.timeout, watchdog) as answer:
             if answer.status == 206 and not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
                 part.unlink(missing_ok=True)
-                raise _TryAgain("the server sent another part than it was asked for")
+                raise _TryAgain("the server sent another part than was requested")
             start = start if answer.status == 206 else 0  # a server that ignores Range sends everything
             length = content_length(url, answer.headers)
             total = None if length is None else start + length
@@ -122,7 +122,7 @@ def _receive(url, part, size, policy):
             raise UserError(f"could not write {part}: {error.strerror}. Make room, or choose another --data-dir, and "
                             "run the same command again: it continues from there") from error
         if watchdog.fired or isinstance(error, TimeoutError):
-            raise _TryAgain(f"nothing came for {policy.timeout:g} seconds, or next to nothing") from error
+            raise _TryAgain(f"almost nothing came for {policy.timeout:g} seconds") from error
         raise _TryAgain(f"the connection broke ({error or type(error).__name__})") from error
     except ValueError as error:  # an address that is none, also of a redirect
         raise UserError(f"{url} could not be fetched: {error}") from error
@@ -163,7 +163,7 @@ def _copy(url, answer, part, start, total, size, policy, watchdog):
                 window, in_window = time.monotonic(), 0
                 watchdog.extend(2 * policy.timeout)
     if watchdog.fired:
-        raise _TryAgain(f"nothing came for {policy.timeout:g} seconds, or next to nothing")
+        raise _TryAgain(f"almost nothing came for {policy.timeout:g} seconds")
     if total and received < total:
         raise _TryAgain(f"the connection was cut after {received:,} of {total:,} bytes")
 
@@ -186,7 +186,7 @@ def check_status(url, error, part, start):
         if error.headers.get("Content-Range") == f"bytes */{start}":
             return
         part.unlink(missing_ok=True)
-        raise _TryAgain("the file there is shorter than what had come")
+        raise _TryAgain("the file there is shorter than the part that was received before")
     if error.code in (408, 425, 429) or error.code >= 500:
         wait = error.headers.get("Retry-After", "")
         raise _TryAgain(f"{error.code} {error.reason}", min(int(wait), 60) if re.fullmatch(r"[0-9]{1,9}", wait) else 0)
@@ -208,12 +208,12 @@ def connection_error(url, reason):
 
 
 def html_error(url):
-    return (f"{url} answered with a web page instead of the file: it has moved, wants a login or is over its quota. "
-            "Nothing was kept")
+    return (f"{url} answered with a web page instead of the file: the file has moved, needs a login or is over its "
+            "quota. Nothing was kept")
 
 
 def mismatch(where, expected, actual):
-    return (f"{where} is cut or altered: its MD5 is {actual}, the official one is {expected}. "
+    return (f"{where} is incomplete or altered: its MD5 is {actual}, the official one is {expected}. "
             "Remove it and fetch it again; nothing was unpacked")
 
 

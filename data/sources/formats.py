@@ -36,7 +36,7 @@ def _idx_array(part):
             with gzip.open(io.BytesIO(part)) as file:
                 part = file.read(MOST_IDX + 1)
         except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"a cut or altered .gz ({error})") from error
+            raise ValueError(f"an incomplete or altered .gz ({error})") from error
     if not 4 <= len(part) <= MOST_IDX or part[:3] != b"\0\0\x08":  # two zeros, then the type (8: uint8)
         raise ValueError("not an idx file of bytes")
     dimensions = part[3]

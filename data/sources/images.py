@@ -128,7 +128,7 @@ def to_arrays(source, sizes, exact=0, title="", unreadable=0.01):
             bar.update(len(some))
     if len(left_out) > max(1, len(place) * unreadable):
         name, reason = min(left_out.items())
-        raise UserError(f"{len(left_out)} of {len(place)} images cannot be read, {name} for one ({reason})")
+        raise UserError(f"{len(left_out)} of {len(place)} images cannot be read, for instance {name} ({reason})")
     keep = np.setdiff1d(np.arange(len(place)), [place[name] for name in left_out])
     if left_out:
         arrays = {size: array[keep] for size, array in arrays.items()}

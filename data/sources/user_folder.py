@@ -88,7 +88,8 @@ def open_sources(root):
     sources = {"train": _labelled(train), "test": FolderSource(test)}
     classes = set(sources["train"].tree.classes)
     if strange := sorted(set(sources["test"].tree.classes) - classes):
-        raise UserError(f"{test} has images of {len(strange)} classes that {train} has not, {strange[0]} for one")
+        raise UserError(f"{test} has images of {len(strange)} classes that {train} does not have, for instance "
+                        f"{strange[0]}")
     if not len(sources["test"]):
         raise UserError(f"{test} holds no images")
     return sources

@@ -1,4 +1,4 @@
-"""Adaptive diversity promoting (Pang et al. 2019): a sure ensemble whose members disagree about the other classes."""
+"""Adaptive diversity promoting (Pang et al. 2019): members that differ in the probabilities of the other classes."""
 from __future__ import annotations
 
 import math
@@ -11,15 +11,15 @@ from .similarity import neglogdet
 
 class ADPDiversityLoss(DiversityLoss):
     """alpha · mean Σ p̄ log p̄ + beta · neglogdet(q), p̄ the mean of the members' probabilities and q those of the other
-    classes (SDDE section 4). The larger alpha, the less sure p̄ is made; the larger beta, the more the q spread.
+    classes (SDDE section 4). A larger alpha makes p̄ less confident; a larger beta separates the q more.
 
-    Called with labels (B) and logits (N, B, L), L ≥ 2. With fewer than N + 1 classes the q cannot be independent and
-    the determinant is that of its ridge of 1e-5. For one member the second part is constant.
+    It needs labels (B) and logits (N, B, L), L ≥ 2. With fewer than N + 1 classes the q are linearly dependent, and
+    only the ridge of 1e-5 keeps the determinant above 0. For one member the second part is constant.
 
     Args:
         alpha, beta: weights of the two parts; SDDE's scripts use 2 and 0.5.
-        as_published: q is the probability of the other classes. It vanishes where a member is certain of the label, and
-            with it the direction of q. By default q never holds less than a thousandth of the probability.
+        as_published: q is the probability of the other classes. If a member is certain of the label, q vanishes and has
+            no direction. By default q keeps at least a thousandth of the probability.
     """
 
     needs = ("labels", "logits")

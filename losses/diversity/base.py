@@ -1,8 +1,8 @@
-"""What the diversity losses share: how they are called, what is checked, and in which precision they compute."""
+"""The base class of the diversity losses: their arguments, checks and precision."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -13,10 +13,10 @@ Members = Tensor | Sequence[Tensor]  # of N members: one tensor (N, B, …), or 
 
 
 class DiversityLoss:
-    """A loss of N members' answers, to be minimised: `loss(images=, labels=, logits=, features=, feature_maps=)`.
+    """A loss of the outputs of N members, to be minimized: `loss(images=, labels=, logits=, features=, feature_maps=)`.
 
-    Each subclass names in `needs` the arguments that it takes, and computes `value(**those)` from them, checked and in
-    float32 or float64. The others may be left out, so that all losses can be called alike.
+    Each subclass lists in `needs` the arguments that it uses, and `value(**those)` computes the loss from them, checked
+    and in float32 or float64. The other arguments can be left out, so all losses can be called in the same way.
     """
 
     needs: tuple[str, ...] = ()
@@ -29,13 +29,13 @@ class DiversityLoss:
         """The loss, a scalar connected to the graph.
 
         Args:
-            images: (N, B, …), the very tensor that the members were given, requiring gradients.
+            images: (N, B, …), the same tensor that the members were given, requiring gradients.
             labels: (B) classes of any integer type, the same for all members.
             logits: (N, B, L), or a list of N (B, L). Not empty.
             features: list of N (B, D).
-            feature_maps: list of N (B, C, H, W), or one tensor (N, B, C, H, W), that the logits were made from.
+            feature_maps: list of N (B, C, H, W), or one tensor (N, B, C, H, W), from which the logits were computed.
 
-        ValueError where an argument that the loss needs is missing or of another shape.
+        ValueError if an argument that the loss needs is missing or has another shape.
         """
         given: dict[str, Any] = {"images": images, "labels": labels, "logits": logits, "features": features,
                                  "feature_maps": feature_maps}
@@ -95,12 +95,10 @@ def in_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-@contextlib.contextmanager
-def full_precision(tensor: Tensor) -> Iterator[None]:
+def full_precision(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
     """A block without autocast on the tensor's device; a "meta" tensor, which has no values, knows no autocast."""
-    device = tensor.device.type  # torch.amp.is_autocast_available cannot be compiled before PyTorch 2.13
-    with torch.autocast(device, enabled=False) if device != "meta" else contextlib.nullcontext():
-        yield
+    device = tensor.device.type  # is_autocast_available and generators cannot be compiled by every PyTorch since 2.6
+    return contextlib.nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
 
 
 def choice(what: str, value: T, known: Iterable[T]) -> T:

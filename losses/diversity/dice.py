@@ -1,4 +1,4 @@
-"""DICE (Ramé & Cord 2021): features of two members should tell nothing of each other beyond the class."""
+"""DICE (Ramé & Cord 2021): given the class, the features of two members should be independent."""
 from __future__ import annotations
 
 import math
@@ -12,7 +12,7 @@ from .base import DiversityLoss, full_precision, in_float32
 
 
 class DiceDiscriminator(nn.Module):
-    """How much more likely two features of one image are than two of different images of a class, in log odds.
+    """Log odds that two features come from the same image and not from two different images of a class.
 
     Args:
         num_classes, embedding_dim: classes L and feature length D.
@@ -38,16 +38,16 @@ class DiceDiscriminator(nn.Module):
         return log_odds.squeeze(1)
 
     def loss(self, features: Sequence[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-        """What the discriminator minimises, and how often it is right.
+        """The loss and the accuracy of the discriminator.
 
-        For each pair of members: features of the same image against those of the class's next image.
+        It compares, for each pair of members, features of the same image with those of the next image of the class.
 
         Args:
             features: list of N (B, D); the gradient does not reach them.
-            labels: (B), every class that is there K ≥ 2 times, else ValueError (with one the next is itself).
+            labels: (B), each class equally often, K ≥ 2 times, else ValueError.
 
         Returns:
-            (loss, accuracy), 0-dim tensors; the loss is ln 2 when it knows nothing.
+            (loss, accuracy), 0-dim tensors; a discriminator that guesses has the loss ln 2.
         """
         features = [in_float32(f.detach()) for f in features]
         nexts = next_of_class(labels)
@@ -65,14 +65,14 @@ class DiceDiversityLoss(DiversityLoss):
     """Mean over samples and pairs i < j of tau·tanh(r/tau), r = D(fᵢ, fⱼ, y) the log density ratio; in (−tau, tau)
     (SDDE section 4).
 
-    Called with labels (B) and features, a list of N (B, D). 0 for one member. D is given the samples of all pairs as
-    one batch, and its parameters get no gradient: they learn from `discriminator.loss` alone.
+    It needs labels (B) and features, a list of N (B, D). It is 0 for one member. D gets the samples of all pairs as one
+    batch. Its parameters get no gradient from this loss, only from `discriminator.loss`.
 
     Args:
-        discriminator: D; a DiceDiscriminator, or any function called like one.
+        discriminator: D; a DiceDiscriminator, or any function with the same arguments.
         tau: bound of the ratio.
-        as_published: r = −ln(exp(−D) + 1e-6), which saturates at 13.8, so that confident pairs lose their gradient. It
-            is computed without the overflow that gives the published code NaN gradients below −88.
+        as_published: r = −ln(exp(−D) + 1e-6), which saturates at 13.8, so confident pairs have no gradient. It is
+            computed without the overflow that gives the published code NaN gradients below −88.
     """
 
     needs = ("features", "labels")
@@ -108,7 +108,7 @@ def fixed(discriminator: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def next_of_class(labels: Tensor) -> Tensor:
-    """(B) → (B): the position of the next sample of the same class, around in a ring."""
+    """(B) → (B): the position of the next sample of the same class, cyclically."""
     order = labels.argsort(stable=True)
     counts = labels.bincount()
     counts = counts[counts > 0]

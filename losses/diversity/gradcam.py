@@ -1,4 +1,4 @@
-"""Saliency diversity, the loss of SDDE: members that look at different places of an image."""
+"""Saliency diversity, the loss of SDDE: members that look at different parts of an image."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -17,28 +17,30 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "abs":
 class GradCAMDiversityLoss(SecondOrderDiversityLoss):
     """Mean over samples and pairs of the similarity between members' GradCAM maps (SDDE, equations 3 to 5).
 
-    A map is activation(Σ_c w_c A_c), A a member's feature maps and w_c the mean over pixels of ∂output/∂A_c; a border
-    of `padding` pixels is cut off and the rest standardised, so that the default is the correlation of two maps, in
-    [−1/(N−1), 1]. Both A and w are differentiated: the loss reaches the weights on both sides of the maps, and needs a
-    network with second derivatives (no torch.compile around the network alone, no fused attention kernels).
+    A map is activation(Σ_c w_c A_c), where A are a member's feature maps and w_c is the mean over pixels of
+    ∂output/∂A_c. A border of `padding` pixels is cut off, and the rest is standardized, so the default is the
+    correlation of two maps, in [−1/(N−1), 1]. Both A and w are differentiated: the loss reaches the weights before and
+    after the maps, and needs a network with second derivatives (no torch.compile of the network alone, no fused
+    attention kernels).
 
-    Called with labels (B), logits (N, B, L) and feature_maps that the logits were made from: a list of N maps
-    (B, C, H, W), or one tensor (N, B, C, H, W) if the members' later layers were given (slices of) that very tensor.
-    Samples must not mix between maps and logits, so BatchNorm there must be in eval mode: in training mode it uses the
-    batch's statistics, and a sample's w would hold other samples' gradients. The first call warns of it.
+    It needs labels (B), logits (N, B, L) and the feature_maps from which the logits were computed: a list of N maps
+    (B, C, H, W), or one tensor (N, B, C, H, W) if the members' later layers were given (slices of) this tensor.
+    BatchNorm between maps and logits must be in eval mode: in training mode it mixes the samples of the batch, and the
+    w of a sample would contain gradients of other samples. The first call warns about this.
 
     Args:
         mode: the output: the label's logit (published) or probability, the mean of the other classes' logits or
-            probabilities, or that of the smaller half of all logits.
+            probabilities, or the mean of the smaller half of all logits.
         similarity: "cosine" (published), "iou", "logdet" or "expcosine".
-        padding: pixels cut off at every side.
+        padding: number of pixels to cut off at every side.
         activation: "relu" (published), "abs" or "none".
 
-    After a call `dead_fraction` is the share of the N·B maps that are zero everywhere (a 0-dim tensor, on the device):
-    such a map is like no other and has no gradient, so a member can escape by dying. One member: 0.
-    ValueError when the padding leaves less than two pixels of a map, and for maps that the logits do not come from, as
-    a tensor that was stacked from the members' maps after the forward pass. RuntimeError, with the usual causes, when
-    the network has no second derivatives.
+    After a call `dead_fraction` is the share of the N·B maps that are zero everywhere (a 0-dim tensor, on the device).
+    A dead map has no gradient and no similarity to other maps, so a member could avoid the loss by dead maps. The loss
+    of one member is 0.
+    ValueError if the padding leaves less than two pixels of a map, or if the logits were not computed from the maps,
+    for instance because the maps were stacked after the forward pass. RuntimeError, with the usual causes, if the
+    network has no second derivatives.
     """
 
     needs = ("labels", "logits", "feature_maps")
@@ -73,7 +75,7 @@ class GradCAMDiversityLoss(SecondOrderDiversityLoss):
         return self.tried(SIMILARITIES[self.similarity](standardised(cams.flatten(2))), maps, output)
 
     def output(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Summed over members and samples, so that one backward pass gives every sample's own gradients."""
+        """The sum over members and samples: one backward pass gives every sample its own gradients."""
         others = logits.shape[2] - 1
         if self.mode == "gt_logit":
             return of_label(logits, labels).sum()
@@ -88,7 +90,7 @@ class GradCAMDiversityLoss(SecondOrderDiversityLoss):
         return p.sum() if self.mode == "gt_prob" else ((1 - p) / others).sum()
 
     def checked_maps(self, maps: Members | None, logits: Tensor) -> list[Tensor]:
-        """The tensors to differentiate by: a list of N, or of the one stacked tensor."""
+        """The tensors for the derivatives: a list of N, or of the one stacked tensor."""
         n, b = logits.shape[:2]
         if maps is None or len(maps) != n:
             raise self.needs_error(f"feature_maps=, a list of {n} maps (B, C, H, W), one a member, got "
@@ -99,7 +101,7 @@ class GradCAMDiversityLoss(SecondOrderDiversityLoss):
             if m.dim() != 4 or len(m) != b:
                 raise ValueError(f"feature_maps must be (B, C, H, W) with B = {b}, got {tuple(m.shape)}")
             if not m.requires_grad:
-                raise ValueError("feature_maps are detached: pass the maps that the logits were made from")
+                raise ValueError("feature_maps are detached: pass the maps from which the logits were computed")
             height, width = (side - 2 * self.padding for side in m.shape[2:])
             if height < 1 or width < 1 or height * width < 2:  # one pixel has no pattern: its map would always be 0
                 left = "nothing" if height < 1 or width < 1 else "a single pixel"
@@ -110,12 +112,12 @@ class GradCAMDiversityLoss(SecondOrderDiversityLoss):
 
 def _why_unconnected(maps: Members | None) -> str:
     if isinstance(maps, Tensor):
-        return ("the logits do not come from this stacked tensor of feature_maps: the slices of a stacked tensor are "
-                "made after the forward pass. Pass the list of the members' own maps, or the tensor that their later "
-                "layers were really given")
-    return ("the logits do not depend on these feature_maps: pass the maps that they were made from, a list of N, "
-            "neither detached nor copied. Maps and logits that come out of a network compiled by torch.compile do not "
-            "depend on each other: compile network and loss together as one function, or neither")
+        return ("the logits were not computed from this stacked tensor of feature_maps. Pass the list of the members' "
+                "own maps, or the tensor that their later layers were given; a tensor stacked after the "
+                "forward pass does not work")
+    return ("the logits do not depend on these feature_maps: pass the maps from which they were computed, a list of N, "
+            "neither detached nor copied. Maps and logits of a network compiled by torch.compile do not depend on each "
+            "other: compile network and loss together as one function, or neither")
 
 
 def standardised(cams: Tensor) -> Tensor:

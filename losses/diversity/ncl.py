@@ -1,4 +1,4 @@
-"""Negative correlation learning: members are pushed to either side of their mean."""
+"""Negative correlation learning: members are pushed away from their mean in opposite directions."""
 from __future__ import annotations
 
 from torch import Tensor
@@ -11,7 +11,7 @@ class NCLDiversityLoss(DiversityLoss):
     """Mean over samples and pairs of dᵢ·dⱼ, dₙ = pₙ − mean p with the mean held fixed; in [−1/N, 0]
     (SDDE section 4; Liu & Yao 1999).
 
-    Called with logits (N, B, L). Equals −Σ‖dₙ‖²/(N(N−1)), and the fixed mean changes no gradient. 0 for one member.
+    It needs logits (N, B, L). It equals −Σ‖dₙ‖²/(N(N−1)); holding the mean fixed changes no gradient. 0 for one member.
     """
 
     needs = ("logits",)

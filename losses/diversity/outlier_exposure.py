@@ -1,4 +1,4 @@
-"""Outlier exposure (Hendrycks et al. 2019): on outliers every class should be as likely as any other."""
+"""Outlier exposure (Hendrycks et al. 2019): on outliers all classes should be equally likely."""
 from __future__ import annotations
 
 from torch import Tensor
@@ -8,7 +8,7 @@ from .base import DiversityLoss
 
 class OEDiversityLoss(DiversityLoss):
     """Mean over members and samples of logsumexp z − mean z, the cross-entropy from the uniform distribution to p
-    (SDDE section 5); at least ln L. Called with logits (N, B, L) of outliers."""
+    (SDDE section 5); at least ln L. It needs logits (N, B, L) of outliers."""
 
     needs = ("logits",)
 

@@ -1,4 +1,4 @@
-"""What losses of gradients need: a network that can be differentiated twice, and samples that do not mix."""
+"""The base class of losses on gradients, which need second derivatives of the network and samples that do not mix."""
 from __future__ import annotations
 
 import warnings
@@ -17,16 +17,16 @@ CAUSES = (
 
 
 class SecondOrderDiversityLoss(DiversityLoss):
-    """A loss made of gradients, which training differentiates again.
+    """A loss computed from gradients, which training differentiates again.
 
-    The first call also tries that second differentiation, so that a network which has none is named here and not by an
-    error of PyTorch's in the backward pass; and it warns where BatchNorm mixes the samples.
+    The first call tries the second derivative, so a network without one gets a clear message here instead of PyTorch's
+    error in the backward pass. It also warns if BatchNorm mixes the samples.
     """
 
     _tried = False
 
     def gradients(self, output: Tensor, inputs: Sequence[Tensor]) -> list[Tensor | None]:
-        """∂output/∂input of each, differentiable; None where the output does not depend on it."""
+        """∂output/∂input for each input, differentiable; None if the output does not depend on it."""
         try:
             return list(torch.autograd.grad(output, list(inputs), create_graph=True, allow_unused=True))
         except RuntimeError as error:
@@ -51,7 +51,7 @@ class SecondOrderDiversityLoss(DiversityLoss):
 
     def explained(self, error: RuntimeError) -> RuntimeError:
         said = str(error).splitlines()[0]
-        if "double backward" not in said and "not implemented" not in said:
+        if not any(words in said for words in ("double backward", "donated buffers", "not implemented")):
             return error
         return RuntimeError(f"{type(self).__name__} needs second derivatives of the network, but a part of it has "
                             f"none: {said}. {CAUSES}")

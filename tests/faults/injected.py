@@ -23,7 +23,7 @@ def failing(function, number, where="", after=0):
     """Code that lets `module.function` fail with OSError(number) for paths that hold `where`, from call `after` on."""
     module, name = function.rsplit(".", 1)
     return f"""
-import builtins, errno, fcntl, io, os
+import builtins, errno, fcntl, io, os, pathlib
 calls, true = [], {module}.{name}
 def false(*arguments, **options):
     if any({where!r} in str(argument) for argument in arguments) or not {where!r}:
@@ -33,5 +33,8 @@ def false(*arguments, **options):
             raise OSError(errno.{number}, os.strerror(errno.{number}), path)
     return true(*arguments, **options)
 {module}.{name} = false
+accessor = getattr(pathlib, "_NormalAccessor", None)  # Python 3.10 has references of its own
+if accessor and getattr(accessor, {name!r}, None) is true:
+    setattr(accessor, {name!r}, staticmethod(false))
 """
 

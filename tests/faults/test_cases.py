@@ -57,7 +57,7 @@ def test_the_class_is_the_folder_that_is_a_class_however_deep(tmp_path, arrangem
 
 
 @pytest.mark.parametrize("folders, said", [
-    (["cats/old", "cats/new", "dogs/old", "dogs/new"], "cannot be known"), (["train/cats", "val/cats"], "name one")])
+    (["cats/old", "cats/new", "dogs/old", "dogs/new"], "is unknown"), (["train/cats", "val/cats"], "name one")])
 def test_what_is_a_class_is_not_guessed(tmp_path, folders, said):
     with pytest.raises(UserError, match=said):
         labelled_files(tree(tmp_path / "photos", folders))
@@ -111,7 +111,7 @@ def test_transparent_pixels_are_white_and_cmyk_keeps_its_colours():
 def test_numbers_whose_white_is_unknown_are_refused(values):
     buffer = io.BytesIO()
     Image.fromarray(np.array([values], dtype=np.float32)).save(buffer, "TIFF")
-    with pytest.raises(UnreadableImage, match="cannot be known"), open_rgb(buffer.getvalue()):
+    with pytest.raises(UnreadableImage, match="is unknown"), open_rgb(buffer.getvalue()):
         pass
 
 

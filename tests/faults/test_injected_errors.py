@@ -1,6 +1,7 @@
 """What the system refuses is said in a sentence that names the file, and costs nothing that was finished."""
 import json
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -67,6 +68,8 @@ def test_what_the_system_says_is_no_damage(tmp_path, data_dir, number):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("io.open", fail)
         patch.setattr("builtins.open", fail)
+        if hasattr(pathlib, "_NormalAccessor"):  # Python 3.10 has a reference of its own
+            patch.setattr(pathlib._NormalAccessor, "open", staticmethod(fail))
         for read in (lambda: read_manifest(data_dir / "digits"), lambda: array_headers(data_dir / "digits/test.npz"),
                      lambda: run_dir.read_json(tmp_path / "config.json"),
                      lambda: checkpoint.load_state(tmp_path / "checkpoint.pt")):
