@@ -65,7 +65,7 @@ def test_detect_answers_for_several_runs_names_of_a_pipe_and_in_json(results_dir
 
 
 @pytest.mark.parametrize("words, message", [
-    (["--reject-rate", "101"], "from 0 to 100"),
+    (["--reject-rate", "101"], "between 0 and 100 per cent"),
     (["--score", "MLES"], "choose from"),
 ])
 def test_detect_refuses_in_words(results_dir, words, message):
