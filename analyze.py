@@ -14,6 +14,7 @@
 The command prints these tables and writes them to <results-dir>/tables/ as CSV (tidy), Markdown and LaTeX:
   dismax_<dataset>                 DisMax's Table 2: the paper's rows, and ours under both protocols
   dismax_<dataset>_scores          AUROC of every method under every score, held-out protocol
+  dismax_<dataset>_paired          each method minus SoftMax on the same seed, and what of the gain is due to the score
   openood_<dataset>                the openood benchmark: the paper and ours, as published and with a common score
   openood_<dataset>_scores         near and far AUROC of every method under every score
   openood_<dataset>_sets           every method on each OOD set
@@ -32,7 +33,7 @@ import sys
 from pathlib import Path
 
 from recipes import DATASETS
-from reporting import corrupted, dismax, epoch_selection, ood_sets, openood, paired_gains
+from reporting import corrupted, dismax, epoch_selection, ood_sets, openood, paired_gains, softmax_gains
 from reporting.check import check
 from reporting.comparison import compare, score_sections, scores, sections, tidy
 from reporting.load import read_runs
@@ -146,6 +147,9 @@ def dismax_tables(dataset, results):
         rows = scores(benchmark, dataset, results.runs)
         yield Table(f"{name}_scores", f"{title}: AUROC (%) under every score",
                     list(score_sections(benchmark, dataset, rows)), benchmark.scores_legend, rows, shown=False)
+    if rows := softmax_gains.compare(dataset, results.runs):
+        yield Table(f"{name}_paired", f"{title}: method minus SoftMax, seed by seed",
+                    list(softmax_gains.sections(rows)), softmax_gains.LEGEND, rows, shown=False)
 
 
 def openood_tables(dataset, results):

@@ -2,10 +2,12 @@
 
   python benchmarks/gpu_check.py               on the accelerator that PyTorch finds
   DEVICE=cuda:1 python benchmarks/gpu_check.py
+  python benchmarks/gpu_check.py step tests    only the parts whose names begin so
 
 First the forms of the training step (eager, recorded, compiled) and of evaluation are compared with each other. Then
 the tests that need a GPU run, and then quick benches. Each part runs in its own process, so a crash does not stop the
-others. Parts that do not fit into ten minutes are named. The file is complete after every part.
+others. Parts that do not fit into ten minutes are named; the same command, with the same commit and libraries, then
+runs only those. The file is complete after every part.
 """
 import argparse
 import contextlib
@@ -44,6 +46,8 @@ TESTS = ["tests/test_fast.py", "tests/test_losses.py", "tests/test_train.py", "-
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=[""], help="how names of parts begin (default: all parts)")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help=f"for everything (default {SECONDS})")
     parser.add_argument("--part", choices=PARTS, metavar="PART",
                         help=f"run only this part and print its results as JSON lines: {'; '.join(PARTS)}")
     args = parser.parse_args()
@@ -54,16 +58,24 @@ def main():
         return
     if device.type == "cpu":
         raise UserError(f"there is no GPU here that PyTorch {torch.__version__} can use, so nothing was checked")
-    sys.exit(check(device, PARTS, SECONDS))
+    chosen = {name: limit for name, limit in PARTS.items() if name.startswith(tuple(args.parts))}
+    if not chosen:
+        raise UserError(f"no part begins with {' or '.join(args.parts)}: choose from {'; '.join(PARTS)}")
+    sys.exit(check(device, chosen, args.seconds))
 
 
 def check(device, parts, seconds):
-    """Run the parts; returns the exit status, 1 when one of them failed."""
+    """Run the parts that an earlier check has not found to be right; returns the exit status, 1 when one failed."""
     path = ROOT / "results" / f"gpu-check-{report.slug(machine.short_name(device))}.json"
     content = {**environment(), **about(device), "parts": []}
-    print(f"{machine.short_name(device)}, PyTorch {torch.__version__}: about {seconds / 60:.0f} minutes")
-    ends = time.monotonic() + seconds
+    content["parts"] = earlier = [part for part in earlier_parts(path, content) if part["part"] not in parts or
+                                  part["status"] == "ok"]
+    print(f"{machine.short_name(device)}, PyTorch {torch.__version__}: about {seconds / 60:.0f} minutes at most" +
+          (f"; {len(earlier)} parts are in {path.relative_to(ROOT)} already" if earlier else ""))
+    ends, done = time.monotonic() + seconds, {part["part"] for part in earlier}
     for name, limit in parts.items():
+        if name in done:
+            continue
         left = ends - time.monotonic()
         content["parts"].append(part := run_part(name, min(limit, left)) if left > 5 else {
             "part": name, "status": "not checked", "reason": "the time was over"})
@@ -78,6 +90,16 @@ def check(device, parts, seconds):
           (f". Not checked for lack of time: {'; '.join(unchecked)}" if unchecked else "") +
           f".\nPlease send {path.relative_to(ROOT)} back, as a file of an issue of this repository")
     return int(bool(failed))
+
+
+def earlier_parts(path, content):
+    """The parts in the file of an earlier check of the same commit, libraries and card."""
+    try:
+        earlier = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return []
+    same = {**earlier, "parts": []} == json.loads(json.dumps(content))
+    return earlier["parts"] if same else []
 
 
 def about(device):

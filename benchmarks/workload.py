@@ -61,7 +61,8 @@ class Workload:
         self.case, self.device, self.batch, self.steps = case, device, batch, steps
         self.run = run_of(case.dataset, case.model, case.method, batch_size=batch)
         self.recipe, self.members = self.run.recipe, self.run.method.members
-        self.options = options or execution_options(device, self.run, case.bf16, compiled=case.compiled)
+        self.options = options or execution_options(  # graphs also where an old PyTorch has them off by default
+            device, self.run, case.bf16, graphs=device.type == "cuda" or None, compiled=case.compiled)
         self.number_format = "bfloat16" if self.options.bf16 else conv_format(device)
         catalog, rng = CATALOG[case.dataset], np.random.default_rng(0)
         channels = 1 if catalog.size == 28 else 3

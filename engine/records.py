@@ -55,7 +55,7 @@ def record_steps(run, config, status):
     *earlier, session = config["sessions"]
     if session.get("steps") == status:
         return config
-    if session["graphs"] and status != "graphed":
+    if status != "graphed" and (session["graphs"] or "--graphs" in status):
         say(f"{run}: steps run without a CUDA graph, {status}")
     config = {**config, "sessions": [*earlier, {**session, "steps": status}]}
     run_dir.write_json(run.folder / "config.json", config)

@@ -27,7 +27,7 @@ def in_full_precision(function: Callable[..., Tensor], features: Tensor, *others
         others = tuple(other.to(features.dtype) if isinstance(other, Tensor) else other for other in others)
     if torch._C._is_any_autocast_enabled():
         device = features.device.type
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        if device != "meta" and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
                 return function(features, *others)
     return function(features, *others)

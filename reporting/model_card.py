@@ -2,6 +2,7 @@
 from tabulate import tabulate
 
 from data.datasets import CATALOG
+from recipes import BLOCKS
 from reporting.names import sdde_score, title_of
 
 
@@ -34,7 +35,8 @@ in-distribution images. Temperature: {detection["temperature"]:.6g}.
 
 ## Training
 
-{f"Changed from the published recipe: {changed}." if changed else "The published recipe."}
+{f"Changed from the recipe in recipes.py: {changed}." if changed else
+ "The published recipe." if is_published(run) else "The recipe in recipes.py; no paper trains this network here."}
 
 {recipe}
 
@@ -55,6 +57,11 @@ in-distribution images. Temperature: {detection["temperature"]:.6g}.
 - Detection was measured on the sets above only. One seed; no interval is given.
 - Images are resized to {detection["size"]}×{detection["size"]} pixels. Other crops or decoders may change scores.
 """
+
+
+def is_published(run):
+    """Whether a paper trains this network on this data set."""
+    return any(block.paper and run.dataset == block.dataset and run.model in block.networks for block in BLOCKS)
 
 
 def scores_of(run, score, benchmark):

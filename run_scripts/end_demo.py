@@ -1,4 +1,5 @@
-"""The last lines of `make demo`: detection with the package's calibrated head, the report, the next commands.
+"""The last lines of `make demo`: detection with the package's calibrated head, answers of a network for CIFAR-10 about
+two photographs, the report, the next commands.
 
   python run_scripts/end_demo.py results/digits/lenet/dismax_fpr/seed1
 
@@ -12,8 +13,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make our packages importable
 
 import numpy as np
+import sklearn.datasets
 import torch
 
+from detect import RunReader
 from losses import LossFirstPart
 from recipes import score_of
 from utils.io import UserError
@@ -21,6 +24,8 @@ from utils.run_dir import load_run
 from utils.script import run_script
 
 REJECT_RATE = 0.05
+CIFAR10_RUN = Path("results/reference/cifar10/resnet20/dismax_fpr/seed1")  # with its weights
+PHOTOGRAPHS = ("china.jpg", "flower.jpg")  # of scikit-learn
 NEXT = """\
 The networks learned digits 0-6; digits 7-9 and patches of photographs are
 out-of-distribution. This is a toy: its numbers say nothing about the methods.
@@ -49,7 +54,18 @@ def main():
     for name, title in ((run.dataset, "of 0-6, images that were not used for calibration"), ("digits_789", "of 7-9"),
                         ("photo_patches", "of patches of photographs")):
         print(f"  {rejected[name]:6.1%} {title}")
-    print("\n" + NEXT.format(report=folder.parents[3] / "report.html", run=folder, activate=activation()))
+    ask_about_photographs()
+    print("\n" + NEXT.format(report=folder.parents[3] / "report.html", run=CIFAR10_RUN, activate=activation()))
+
+
+def ask_about_photographs():
+    """What detect.py answers for two photographs that show none of CIFAR-10's classes."""
+    root = Path(__file__).resolve().parents[1]
+    reader = RunReader(root / CIFAR10_RUN, None, REJECT_RATE, torch.device("cpu"))
+    print(f"\nDetection by {CIFAR10_RUN}\nA temple and a flower are none of CIFAR-10's classes, so \"out\" is right:")
+    for name in PHOTOGRAPHS:
+        found = reader.answer(str(Path(sklearn.datasets.__file__).parent / "images" / name))
+        print(f"  {name}: {found['class_name']}, probability {found['probability']:.2f}, {found['answer']}")
 
 
 def activation():

@@ -4,14 +4,19 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.datasets
 import torch
 from conftest import ROOT, script
 
+from data.datasets import CATALOG
 from losses.calibration import SCORES
+from run_scripts import end_demo
+from utils import run_dir
 
 
 def run_of(results_dir, loss="dismax_fpr", seed=1):
@@ -60,7 +65,7 @@ def test_detect_answers_for_several_runs_names_of_a_pipe_and_in_json(results_dir
 
 
 @pytest.mark.parametrize("words, message", [
-    (["--reject-rate", "101"], "from 0 to 100"),
+    (["--reject-rate", "101"], "between 0 and 100 per cent"),
     (["--score", "MLES"], "choose from"),
 ])
 def test_detect_refuses_in_words(results_dir, words, message):
@@ -83,3 +88,30 @@ def test_the_losses_are_a_package_of_their_own(tmp_path):
             "print(dismax.DisMaxLossFirstPart(4, 3)(torch.ones(2, 4)).shape)")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.splitlines() == ["['dismax']", "torch.Size([2, 3])"], done.stderr
+
+
+# ---- the weights in results/reference ----
+
+WITH_WEIGHTS = sorted((ROOT / "results/reference").rglob("model.safetensors"))
+
+
+@pytest.mark.parametrize("weights", WITH_WEIGHTS, ids=lambda path: path.parts[-3])
+def test_committed_weights_answer_for_photographs(weights):
+    """They are those of the run beside them: CIFAR-10's five losses, each with the accuracy of its metrics.csv."""
+    photographs = sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
+    answered = script("detect.py", weights.parent, *photographs, "--json", "--device", "cpu").stdout.splitlines()
+    assert len(WITH_WEIGHTS) == 5 and len(answered) == len(photographs) == 2
+    for row in map(json.loads, answered):
+        assert row["class_name"] in CATALOG["cifar10"].class_names and 0.1 <= row["probability"] <= 1
+        assert row["answer"] == ("in" if row["score"] >= row["threshold"] else "out")
+    accuracy = next(row[6] for row in run_dir.read_metrics(weights.parent) if row[0] == "dismax" and row[3] == "last"
+                    and row[5] == "accuracy")
+    said = re.search(r"\| dismax +\| accuracy +\| +([\d.]+)", (weights.parent / "README.md").read_text())
+    assert float(said[1]) == pytest.approx(accuracy, abs=5e-5) and accuracy > 0.88
+
+
+def test_the_demo_asks_about_two_photographs(capsys):
+    end_demo.ask_about_photographs()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[-2:]] == ["  china.jpg", "  flower.jpg"]
+    assert all(line.endswith((", in", ", out")) for line in lines[-2:]) and max(map(len, lines)) <= 80

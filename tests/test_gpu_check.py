@@ -138,6 +138,17 @@ def test_a_part_that_fails_is_named_and_the_others_still_run(monkeypatch, tmp_pa
     assert "1 of 2 parts failed: evaluation" in capsys.readouterr().out
 
 
+def test_the_same_command_goes_on_where_the_time_ended(monkeypatch, tmp_path, capsys):
+    good, bad = {"status": "ok", "reason": ""}, {"status": "failed", "reason": "it differs"}
+    checked(monkeypatch, tmp_path, {"tests": good, "evaluation": bad})
+    status, content = checked(monkeypatch, tmp_path, {"tests": bad, "evaluation": good, "bench: head": good})
+    assert status == 0 and {part["part"]: part["status"] for part in content["parts"]} == {
+        "tests": "ok", "evaluation": "ok", "bench: head": "ok"}  # the tests were not repeated
+    assert "1 parts are in results/gpu-check-" in capsys.readouterr().out
+    monkeypatch.setattr(gpu_check, "environment", lambda: {"commit": "another"})
+    assert checked(monkeypatch, tmp_path, {"tests": bad})[0] == 1
+
+
 def test_what_there_is_no_time_for_is_named(monkeypatch, tmp_path, capsys):
     status, content = checked(monkeypatch, tmp_path, {"tests": {"status": "ok", "reason": ""}}, seconds=1)
     assert status == 0 and content["parts"][0]["status"] == "not checked"

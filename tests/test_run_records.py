@@ -1,9 +1,12 @@
-"""metrics.csv: what is written is read, and what was cut, doubled, emptied or made impossible is refused in words."""
+"""metrics.csv: what is written is read, and what was cut, doubled, emptied or made impossible is refused in words. And
+what a run says of its steps."""
 import hashlib
 import math
+from types import SimpleNamespace
 
 import pytest
 
+from engine.records import record_steps
 from utils import run_dir
 from utils.io import UserError
 
@@ -90,3 +93,13 @@ def test_rows_that_are_none_are_refused(tmp_path, lines, message):
 def test_an_area_of_one_may_be_one_and_a_rounding_error(tmp_path):
     run_dir.write_metrics(tmp_path, [("dismax", "mnist", "id", "last", "", "auroc", 1 + 2e-16)])
     assert run_dir.read_metrics(tmp_path)[0][6] == 1 + 2e-16
+
+
+def test_a_run_says_when_graphs_could_be_asked_for(tmp_path, capsys):
+    """PyTorch before 2.13 on a GPU: one line, once a session. Where there can be no graph, none."""
+    run = SimpleNamespace(folder=tmp_path)
+    for status, said in (("eager: PyTorch 2.11.0 does not recover from a capture that fails; --graphs tries it", True),
+                         ("eager: they need a CUDA device", False)):
+        config = record_steps(run, {"sessions": [{"graphs": False}]}, status)
+        assert record_steps(run, config, status) is config and config["sessions"][0]["steps"] == status
+        assert ("--graphs tries it" in capsys.readouterr().out) == said

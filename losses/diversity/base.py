@@ -96,11 +96,9 @@ def in_float32(tensor: Tensor) -> Tensor:
 
 
 def full_precision(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """A block without autocast on the tensor's device; some devices, like "meta", have no autocast."""
-    device = tensor.device.type  # no generator, because torch.compile of PyTorch 2.6 cannot look into one
-    if not torch.amp.is_autocast_available(device):
-        return contextlib.nullcontext()
-    return torch.autocast(device, enabled=False)
+    """A block without autocast on the tensor's device; a "meta" tensor, which has no values, knows no autocast."""
+    device = tensor.device.type  # is_autocast_available and generators cannot be compiled by every PyTorch since 2.6
+    return contextlib.nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
 
 
 def choice(what: str, value: T, known: Iterable[T]) -> T:

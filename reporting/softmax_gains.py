@@ -1,0 +1,104 @@
+"""A single network's method minus SoftMax on the same seed: accuracy, AUROC on each set of the dismax benchmark, and
+means over the near and the far sets of the openood benchmark.
+
+With M and S the AUROCs of the method and of SoftMax, s_m and s_s the scores that DisMax's release uses for them, s any
+score: the gain with each one's score is M(s_m) − S(s_s), with one score for both M(s) − S(s); the first minus the
+second is due to the score. Everything is that of the last epoch and, in the dismax benchmark, held-out.
+"""
+import math
+
+import numpy as np
+
+from reporting.comparison import grouped
+from reporting.dismax import is_single
+from reporting.names import dismax_score, in_order, title_of
+from reporting.paired_gains import GROUPS, on_common_seeds, summary
+from reporting.tables import Section
+
+ONE_SCORES = ("MPS", "MDS")  # of the dismax benchmark, at temperature 1
+OPENOOD_SCORES = ("average", "logit-average")
+LEGEND = """\
+Method minus SoftMax on the same seed, in points: the last epoch, accuracy and AUROC of the held-out protocol. Mean ±
+  sample standard deviation over n seeds; 95 % interval of the mean by Student's t, none for one seed.
+each one's score: both with the score that DisMax's release uses for them. one score: the same for both; MPS is the
+  maximum probability at temperature 1, MDS the maximum logit for SoftMax and the least distance for the others.
+near and far sets: the mean over those of the openood benchmark that both runs have; average is MPS at the temperature
+  that was fitted on validation images, logit-average is MDS.
+due to the score: the gain with each one's score minus the gain with this one score."""
+
+
+def compare(dataset, runs):
+    """Tidy: a row a model × recipe × method × quantity × pair of scores; empty where no seed has both sides.
+
+    Returns:
+        dicts with `quantity` ("accuracy", the name of an OOD set, "near sets" or "far sets"), `ood_group`, `score` and
+        `softmax_score` ("" for the accuracy), `seeds`, `n`, `mean`, `std`, `low`, `high` (95 % interval) and
+        `due_to_score` (NaN unless both have one score), in points.
+    """
+    rows, runs = [], [run for run in runs if run.id_dataset == dataset and is_single(run) and not run.from_files]
+    for (model, changed), part in grouped(runs, lambda run: (run.model, run.changed)):
+        baselines = {run.seed: run for run in part if run.method == "softmax"}
+        for method in in_order({run.method for run in part} - {"softmax"}) if baselines else []:
+            pairs = [(run, baselines[run.seed]) for run in sorted(part, key=lambda run: run.seed)
+                     if run.method == method and run.seed in baselines]
+            place = {"id_dataset": dataset, "model": model, "changed": changed, "method": method}
+            rows += [{**place, **row} for row in gains(dataset, method, pairs)]
+    return rows
+
+
+def gains(dataset, method, pairs):
+    """The rows of one method: accuracy first, then every OOD set that some pair was tested on with the same images."""
+    yield from row_of(pairs, "id", dataset, "accuracy", "", "", "accuracy")
+    sets = dict.fromkeys(cell for run, _ in pairs for cell in run.cells("dismax", "last", "images") if cell[0] != "id")
+    for group, name in sets:
+        same = [pair for pair in pairs if images(pair[0], group, name) == images(pair[1], group, name) is not None]
+        scores = dismax_score(dataset, method, group), dismax_score(dataset, "softmax", group)
+        each = list(row_of(same, group, name, "auroc", *scores, name))
+        yield from each
+        for score in ONE_SCORES:
+            if each and scores != (score, score):
+                for row in row_of(same, group, name, "auroc", score, score, name):
+                    yield {**row, "due_to_score": each[0]["mean"] - row["mean"]}
+    for group in GROUPS:
+        seeds, sets, aurocs = on_common_seeds({run.seed: (run, base) for run, base in pairs}, "last", group)
+        for score in OPENOOD_SCORES if sets else ():
+            yield {"quantity": f"{group} sets", "ood_group": group, "score": score, "softmax_score": score,
+                   "seeds": " ".join(map(str, seeds)), **summary(aurocs(0, score) - aurocs(1, score)),
+                   "due_to_score": math.nan}
+
+
+def row_of(pairs, group, name, metric, score, softmax_score, quantity):
+    """One row, or none where no pair has the metric on both sides."""
+    found = {run.seed: (value(run, metric, score, group, name), value(base, metric, softmax_score, group, name))
+             for run, base in pairs}
+    found = {seed: both for seed, both in found.items() if None not in both}
+    if found:
+        gain = np.array([100 * (ours - theirs) for ours, theirs in found.values()])
+        yield {"quantity": quantity, "ood_group": group, "score": score, "softmax_score": softmax_score,
+               "seeds": " ".join(map(str, found)), **summary(gain), "due_to_score": math.nan}
+
+
+def value(run, metric, score, group, name):
+    return run.cells("dismax", "last", metric, score).get((group, name), (None,))[0]
+
+
+def images(run, group, name):
+    return run.cells("dismax", "last", "images").get((group, name))
+
+
+def sections(rows):
+    """A Section a network and recipe, a line a row."""
+    headers = ["method − SoftMax", "of", "scored with", "n", "Δ", "95 % interval", "due to the score"]
+    for (model, changed), part in grouped(rows, lambda row: (row["model"], row["changed"])):
+        lines, before = [], None
+        for row in part:
+            same = row["score"] == row["softmax_score"]
+            scored = row["score"] + ("" if same else f", SoftMax: {row['softmax_score']}")
+            what = "ACC" if row["quantity"] == "accuracy" else f"{title_of(row['quantity'])} AUROC"
+            interval = f"{row['low']:+.2f} to {row['high']:+.2f}" if row["n"] > 1 else "n = 1"
+            spread = f" ± {row['std']:.2f}" if row["n"] > 1 else ""
+            due = f"{row['due_to_score']:+.2f}" if math.isfinite(row["due_to_score"]) else ""
+            lines.append(["" if row["method"] == before else title_of(row["method"]), what, scored, str(row["n"]),
+                          f"{row['mean']:+.2f}{spread}", interval, due])
+            before = row["method"]
+        yield Section(title_of(model), headers, lines, f"CHANGED RECIPE: {changed}." if changed else "")
