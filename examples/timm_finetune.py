@@ -79,9 +79,9 @@ def data_sets(folder, size, mean, std):
     steps = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
     if folder:
         crop = v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip(), *steps])
-        centre = v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size), *steps])
+        center = v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size), *steps])
         train = torchvision.datasets.ImageFolder(folder / "train", crop)
-        return train, torchvision.datasets.ImageFolder(folder / "val", centre), train.classes
+        return train, torchvision.datasets.ImageFolder(folder / "val", center), train.classes
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None].expand(-1, 3, -1, -1) / 16  # (n, 3, 8, 8)
     images = v2.functional.normalize(v2.functional.resize(images, [size, size], antialias=True), mean, std)

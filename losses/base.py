@@ -274,6 +274,6 @@ def _positive(temperature: float) -> float:
 
 
 def _fingerprint(logits: Tensor) -> tuple[float, ...]:
-    """Numbers by which the very same logits are recognised: their count, and sums in float64."""
+    """Numbers by which the very same logits are recognized: their count, and sums in float64."""
     z = logits.detach().cpu().double()
     return len(z), z.square().sum().item(), z.sum().item(), z[0].sum().item()

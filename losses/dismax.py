@@ -162,7 +162,7 @@ def mix_quadrants(images: Tensor) -> Tensor:
     """
     if images.dim() != 4 or images.shape[2] < 2 or images.shape[3] < 2:
         raise ValueError(
-            "fractional probability regularisation mixes quadrants of images (B, C, H, W) of at least 2×2 pixels, "
+            "fractional probability regularization mixes quadrants of images (B, C, H, W) of at least 2×2 pixels, "
             f"got {tuple(images.shape)}: for other data use regularization=None"
         )
     h, w = images.shape[2] // 2, images.shape[3] // 2

@@ -196,7 +196,6 @@ def test_a_step_that_cannot_be_recorded_continues_eagerly(monkeypatch):
     error = RuntimeError("operation not permitted when stream is capturing\nand more")
     monkeypatch.setattr(torch, "__version__", "2.13.0")
     _, eager, eager_sums = run_steps("softmax", PLAIN)
-    monkeypatch.setattr(torch, "__version__", "2.13.0")
     step, state, sums = run_steps("softmax", GRAPHS, failing("capture", error))
     assert step.graph_status == ("eager: the step could not be recorded (operation not permitted when stream is "
                                  "capturing)")

@@ -19,7 +19,7 @@ def main():
 
 
 def markdown():
-    lines = ["| set | images | licence or terms | role | checked by | download | on disk |",
+    lines = ["| set | images | license or terms | role | checked by | download | on disk |",
              "|---|---|---|---|---|--:|--:|"]
     for name, data_set in CATALOG.items():
         images = " + ".join(f"{count:,}" if count else "?" for count in data_set.counts.values())

@@ -72,7 +72,7 @@ class GradCAMDiversityLoss(SecondOrderDiversityLoss):
         if self.padding:
             cams = cams[:, :, self.padding : -self.padding, self.padding : -self.padding]
         self.dead_fraction = (cams.detach() == 0).all(3).all(2).float().mean()
-        return self.tried(SIMILARITIES[self.similarity](standardised(cams.flatten(2))), maps, output)
+        return self.tried(SIMILARITIES[self.similarity](standardized(cams.flatten(2))), maps, output)
 
     def output(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The sum over members and samples: one backward pass gives every sample its own gradients."""
@@ -120,10 +120,10 @@ def _why_unconnected(maps: Members | None) -> str:
             "other: compile network and loss together as one function, or neither")
 
 
-def standardised(cams: Tensor) -> Tensor:
+def standardized(cams: Tensor) -> Tensor:
     """(N, B, D) → mean 0 and (biased) standard deviation 1 over the pixels; a constant map becomes 0."""
-    centred = cams - cams.mean(2, keepdim=True)
-    variance = centred.square().mean(2, keepdim=True)
+    centered = cams - cams.mean(2, keepdim=True)
+    variance = centered.square().mean(2, keepdim=True)
     flat = variance == 0  # √ has no gradient there
     deviation = torch.where(flat, torch.zeros_like(variance), torch.where(flat, 1, variance).sqrt())
-    return centred / (deviation + 1e-6)
+    return centered / (deviation + 1e-6)
