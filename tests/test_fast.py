@@ -45,12 +45,14 @@ def words(data_dir, results, *more):
             "--device", "cpu", *more]
 
 
-@pytest.mark.parametrize(("loss", "epochs"), [("softmax", 3), ("dismax_fpr", 3), ("de-2-gradcam", 1)])
-def test_bfloat16_trains_as_float32_does(tmp_path, data_dir, loss, epochs):
+@pytest.mark.parametrize(("loss", "epochs", "batch"), [
+    ("softmax", 3, 64), ("dismax_fpr", 3, 32), ("de-2-gradcam", 1, 64)])
+def test_bfloat16_trains_as_float32_does(tmp_path, data_dir, loss, epochs, batch):
     """Epoch by epoch: the loss within 2 % (0.02 below 1), accuracy within 3 points; the state in float32."""
     runs_ = {}
     for flag in ("--no-bf16", "--bf16"):
-        script(*words(data_dir, tmp_path / flag, "--loss", loss, "--epochs", epochs, "--lr", 0.02, flag))
+        script(*words(data_dir, tmp_path / flag, "--loss", loss, "--epochs", epochs, "--lr", 0.02, "--batch-size",
+                      batch, flag))
         runs_[flag] = tmp_path / flag / "digits/lenet" / loss / "seed1"
     plain, fast = ([[float(value) for value in line.split(",")[2:5]] for line in
                     (run / "log.csv").read_text().splitlines()[1:]] for run in runs_.values())
@@ -162,14 +164,11 @@ def test_a_replay_that_is_not_the_step_is_thrown_away():
     faults = {
         "fc.bias": corrupted(lambda step: step.training_loss.model.fc.bias.add_(1e-2)),
         "conv1.weight": corrupted(lambda step: step.training_loss.model.conv1.weight[0, 0, 0, 0].fill_(torch.nan)),
-        "conv2.weight": Stale,
-        "metrics": corrupted(lambda step: step.sums.zero_()),
-        "momentum_buffer 0": corrupted(forget_momentum),
-    }
+        "conv2.weight": Stale, "metrics": corrupted(lambda step: step.sums.zero_()),
+        "momentum_buffer 0": corrupted(forget_momentum)}
     for name, record in faults.items():
         step, state, sums = run_steps("softmax", GRAPHS, record)
-        assert step.graph is None
-        assert step.graph_status.startswith(f"eager: a replay differed from the step ({name} differs")
+        assert step.graph is None and f"eager: a replay differed from the step ({name} differs" in step.graph_status
         assert same(eager, state) and torch.equal(eager_sums, sums), name
 
 
@@ -241,15 +240,13 @@ def test_the_compiled_loss_is_the_loss(loss):
 
 
 def test_out_of_memory_says_what_to_lower():
-    with pytest.raises(UserError, match="cpu is out of memory.*--micro-batch 16"), \
-            devices.explain_out_of_memory(CPU):
+    with pytest.raises(UserError, match="out of memory.*--micro-batch 16"), devices.explain_out_of_memory(CPU):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more")
 
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--graphs"], "--graphs: CUDA graphs need a CUDA device"),
-    (["--loss", "dice", "--compile"], "--compile: neither with several ranks nor for DICE"),
-])
+    (["--loss", "dice", "--compile"], "--compile: neither with several ranks nor for DICE")])
 def test_what_cannot_be_had_is_refused(data_dir, tmp_path, flags, message):
     done = script(*words(data_dir, tmp_path, "--loss", "softmax", *flags), check=False)
     assert done.returncode and message in done.stderr and not any(tmp_path.iterdir())
