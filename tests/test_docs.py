@@ -54,10 +54,9 @@ def check_make(words):
 
 def check_flags(name, words):
     """The flags of a command are in the script's --help."""
-    text = help_of(name)
     for word in words:
         if word.startswith("--"):
-            assert re.search(rf"{re.escape(word.split('=')[0])}\b", text), f"{name} has no {word}"
+            assert re.search(rf"{re.escape(word.split('=')[0])}\b", help_of(name)), f"{name} has no {word}"
 
 
 def check_shell(words):

@@ -163,7 +163,7 @@ def test_the_published_temperature_is_the_releases_search(temperature, seed):
     assert not found.dropped
     best = calibration.fit_temperature(logits, labels, "ece")
     least = calibration.expected_calibration_error(calibration.probabilities_of(logits, best), labels)
-    assert least <= found.ece + 1e-9, "a local search finds nothing below the minimum"
+    assert least <= 1.01 * found.ece, "within 1 % of the least, so a local search finds nothing that is lower by more"
 
 
 def test_the_release_drops_a_run_whose_search_ends_at_a_bound():
