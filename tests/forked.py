@@ -14,8 +14,8 @@ import socket
 import struct
 import sys
 
-PRELOADED = ("torch", "torch.distributed.launcher.api", "torchvision", "torchvision.transforms.v2", "pandas", "scipy.io",
-             "scipy.optimize", "sklearn.metrics", "sklearn.datasets", "matplotlib", "tabulate", "tqdm", "PIL.Image")
+PRELOADED = ("torch", "torch.distributed.launcher.api", "torchvision", "torchvision.transforms.v2", "pandas",
+             "scipy.io", "scipy.optimize", "sklearn.metrics", "sklearn.datasets", "matplotlib", "tabulate", "tqdm", "PIL.Image")
 CLIENT = """#!{python} -IS
 import sys
 sys.path.insert(0, {folder!r})
