@@ -15,7 +15,8 @@ import struct
 import sys
 
 PRELOADED = ("torch", "torch.distributed.launcher.api", "torchvision", "torchvision.transforms.v2", "pandas",
-             "scipy.io", "scipy.optimize", "sklearn.metrics", "sklearn.datasets", "matplotlib", "tabulate", "tqdm", "PIL.Image")
+             "scipy.io", "scipy.optimize", "sklearn.metrics", "sklearn.datasets", "matplotlib", "tabulate", "tqdm",
+             "PIL.Image")
 CLIENT = """#!{python} -IS
 import sys
 sys.path.insert(0, {folder!r})
