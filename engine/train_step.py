@@ -6,6 +6,7 @@ import torch
 
 from engine import batch_parts, devices, distributed
 from engine.cuda_graph import CUDAGraphStep, Snapshot, disagreement, version_is_safe
+from losses.diversity.second_order import SecondOrderDiversityLoss
 from recipes import DIVERSITIES
 from utils.io import UserError
 
@@ -193,9 +194,16 @@ def first_line(error):
 
 def compile_loss(training_loss, backend="inductor"):
     """The whole loss as one function, or an error: a compiled network alone has no second derivatives."""
-    if hasattr(torch._dynamo.config, "trace_autograd_ops"):
+    if can_compile_gradients():
         torch._dynamo.config.trace_autograd_ops = True  # the gradients inside GradCAM's loss
+    elif any(isinstance(loss, SecondOrderDiversityLoss) for loss in training_loss.aux_losses.values()):
+        raise UserError(f"--compile: PyTorch {torch.__version__} cannot compile the gradients inside a diversity loss. "
+                        "Leave out --compile, or use a newer PyTorch")
     return torch.compile(training_loss, fullgraph=True, backend=backend)
+
+
+def can_compile_gradients():
+    return hasattr(torch._dynamo.config, "trace_autograd_ops")
 
 
 def channels_last(images):

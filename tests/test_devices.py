@@ -4,7 +4,12 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_like
+
+from data.datasets import CATALOG
+from engine import train_step
+from engine.build import build_model, build_training_loss
+from utils.io import UserError
 
 MEASURED = """
 import resource
@@ -33,3 +38,16 @@ def test_freed_memory_is_kept_for_the_next_allocation():
     by_default, kept = map(int, done.stdout.split())
     assert by_default >= 5 * 32, "64 MB are 32 huge pages, or 16,384 small ones"
     assert kept < by_default / 5
+
+
+def test_gradients_are_compiled_or_refused_in_words(monkeypatch):
+    """PyTorch 2.6 can compile a loss, but not one that differentiates inside."""
+    monkeypatch.setattr(train_step, "can_compile_gradients", lambda: False)
+    for method, refused in (("de-2-gradcam", True), ("de-2-ncl", False), ("dismax", False)):
+        run = run_like(method)
+        loss = build_training_loss(build_model(run, CATALOG["digits"].classes), run)
+        if refused:
+            with pytest.raises(UserError, match="--compile: PyTorch .* cannot compile .*Leave out --compile"):
+                train_step.compile_loss(loss)
+        else:
+            train_step.compile_loss(loss)

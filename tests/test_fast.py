@@ -6,7 +6,7 @@ import torch
 from conftest import run_like, script
 
 from data.datasets import CATALOG
-from engine import checkpoint, devices
+from engine import checkpoint, devices, train_step
 from engine.build import build_model, build_training_loss
 from engine.cuda_graph import CUDAGraphStep, clone_memory, in_memory
 from engine.train_step import WARMUP_STEPS, ExecutionOptions, TrainStep, compile_loss, execution_options
@@ -226,8 +226,9 @@ def test_the_step_before_is_not_kept_alive():
 def test_the_compiled_loss_is_the_loss(loss):
     """Value to 1e-5 and every gradient to 1e-4 of its largest number, second derivatives included."""
     run, training_loss = made(loss)
-    batch = batch_of(run, 4, shared="adp" in loss)
-    found = []
+    if "gradcam" in loss and not train_step.can_compile_gradients():
+        pytest.skip("this PyTorch cannot compile gradients")
+    batch, found = batch_of(run, 4, shared="adp" in loss), []
     for function in (training_loss, compile_loss(training_loss, "aot_eager")):
         training_loss.zero_grad()
         value = function(*batch)
@@ -235,8 +236,7 @@ def test_the_compiled_loss_is_the_loss(loss):
         found.append((value.item(), [p.grad.clone() for p in training_loss.parameters()]))
     (value, gradients), (same, others) = found
     assert same == pytest.approx(value, rel=1e-5)
-    for a, b in zip(gradients, others):
-        assert (a - b).abs().max() <= 1e-4 * a.abs().max() + 1e-7
+    assert all((a - b).abs().max() <= 1e-4 * a.abs().max() + 1e-7 for a, b in zip(gradients, others))
 
 
 def test_out_of_memory_says_what_to_lower():
