@@ -3,6 +3,7 @@
 Left: the scores of a DisMax network on digits 0–6, which it has learned, and 7–9, with the threshold that turns away
 5 % of 0–6. Right: three digits and the saliency maps of five networks, of a deep ensemble and of SDDE.
 """
+import argparse
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ EXAMPLES = (4, 0, 1)  # of the test images
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.manual_seed(0)
     data = ensembles.digits()
     figure = plt.figure(figsize=(9, 3), layout="constrained")

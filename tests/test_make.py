@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import forked
 import pytest
 from conftest import ROOT
 
@@ -14,7 +15,7 @@ def make(*words, cwd=ROOT, **environment):
 
 def test_make_runs_what_is_missing_and_nothing_twice(data_dir, tmp_path):
     """The real Makefile: one shortened run; nothing the second time; evaluation only, once a set has changed."""
-    words = ["runs", "DATASET=digits", "MODELS=lenet", "LOSSES=isomax", "SEEDS=1", "EPOCHS=1", f"PY={sys.executable}",
+    words = ["runs", "DATASET=digits", "MODELS=lenet", "LOSSES=isomax", "SEEDS=1", "EPOCHS=1", f"PY={forked.python()}",
              f"DATA={data_dir}", f"RESULTS={tmp_path}", "DEVICE=cpu", "-j2"]
     first = make(*words)
     assert first.returncode == 0, first.stderr

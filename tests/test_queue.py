@@ -1,16 +1,16 @@
 """The queue makes missing runs, one after the other, copies their records, and can be stopped and started twice."""
 import json
 import shutil
-import signal
 import subprocess
-import sys
 import time
 
+import forked
 import pytest
 from conftest import ROOT
 
 from run_scripts.run_queue import QUEUE, read_queue, state_table
 from utils.io import UserError
+from utils.lock import locked
 
 LINES = """# two methods, and a changed recipe
 digits lenet softmax isomax 1-2 cpu short: --epochs 1
@@ -26,11 +26,14 @@ def queue(tmp_path):
 
 
 def start(queue, data_dir, *more):
-    words = [sys.executable, "run_scripts/run_queue.py", "--queue", queue, "--results", queue.parent / "results",
-             "--data-dir", data_dir, *more]
     (queue.parent / "results").mkdir(exist_ok=True)
-    return subprocess.Popen(list(map(str, words)), cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT)
+    return forked.start(["run_scripts/run_queue.py", "--queue", queue, "--results", queue.parent / "results",
+                         "--data-dir", data_dir, *more], ROOT)
+
+
+def said_by(process):
+    assert process.poll(600) is not None, process.output()
+    return process.output()
 
 
 def test_the_queue_of_this_repository_can_be_read():
@@ -50,12 +53,15 @@ def test_missing_runs_are_made_in_order_and_two_queues_share_them(queue, data_di
     first = start(queue, data_dir, "--jobs", 1)
     while not (reference / "short/digits/lenet/softmax/seed1/metrics.csv").exists():
         time.sleep(0.1)
-        assert first.poll() is None, first.stdout.read()
-    first.send_signal(signal.SIGKILL)
+        assert first.poll() is None, first.output()
+    first.kill()
     first.wait()
-    subprocess.run(["pkill", "-KILL", "-f", f"results-dir {results}"], check=False)
+    while subprocess.run(["pkill", "-KILL", "-f", f"results-dir {results}"]).returncode == 0:
+        time.sleep(0.1)
+    with locked(results / "short/digits/lenet/isomax/seed1", wait=True):
+        pass  # what it was at has ended
     both = [start(queue, data_dir, "--jobs", 1) for _ in range(2)]
-    said = [process.communicate(timeout=600)[0] for process in both]
+    said = [said_by(process) for process in both]
     assert all(process.returncode == 0 for process in both), said
     done = sorted(str(path.parent.relative_to(reference)) for path in reference.rglob("metrics.csv"))
     assert done == ["flip/digits/lenet/softmax/seed1", *(
@@ -67,7 +73,7 @@ def test_missing_runs_are_made_in_order_and_two_queues_share_them(queue, data_di
     table = state_table(read_queue(queue), reference)
     assert [line.split("|")[-2].strip() for line in table.splitlines()[2:]] == ["all", "all", "0 of 1"]
     again = start(queue, data_dir)
-    assert again.communicate(timeout=600)[0].count("begins") == 0 and again.returncode == 0
+    assert said_by(again).count("begins") == 0 and again.returncode == 0
 
 
 def test_a_run_that_fails_does_not_stop_the_others(queue, data_dir):
@@ -77,7 +83,7 @@ def test_a_run_that_fails_does_not_stop_the_others(queue, data_dir):
     (broken / "config.json").write_text("{")
     queue.write_text("digits lenet softmax 1-1 cpu\ndigits lenet isomax 1-1 cpu short: --epochs 1\n")
     process = start(queue, data_dir, "--jobs", 1)
-    said = process.communicate(timeout=600)[0]
+    said = said_by(process)
     assert process.returncode == 1 and "these runs failed" in said
     assert "digits/lenet/softmax/seed1: exit status 1" in said
     assert (results / "reference/short/digits/lenet/isomax/seed1/metrics.csv").exists()

@@ -4,10 +4,10 @@ import json
 import platform
 import signal
 import subprocess
-import sys
 import time
 from importlib import metadata
 
+import forked
 import numpy
 import pytest
 import torch
@@ -22,8 +22,7 @@ COMMAND = ["train.py", "--dataset", "digits", "--model", "lenet", "--loss", "dis
 
 
 def started(data_dir, results, *more):
-    words = map(str, [sys.executable, *COMMAND, "--data-dir", data_dir, "--results-dir", results, *more])
-    return subprocess.Popen(list(words), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return forked.start([*COMMAND, "--data-dir", data_dir, "--results-dir", results, *more], ROOT)
 
 
 def log_of(run):
@@ -41,7 +40,7 @@ def same_log(a, b):
 def wait_for(condition, process, seconds=60):
     until = time.time() + seconds
     while not condition():
-        assert process.poll() is None, process.stdout.read()
+        assert process.poll() is None, process.output()
         assert time.time() < until
         time.sleep(0.002)
 
@@ -108,8 +107,8 @@ def test_a_polite_stop_saves_the_step_and_says_how_to_go_on(tmp_path, data_dir, 
     process = started(data_dir, tmp_path, "--epochs", 12, "--fresh")
     wait_for(lambda: (run / "log.csv").exists(), process)
     process.send_signal(number)
-    said = process.communicate()[0]
-    assert process.returncode == 128 + number
+    assert process.wait() == 128 + number
+    said = process.output()
     assert "The state is saved" in said
     assert "Continue with\n  python train.py --dataset digits" in said and "--fresh" not in said
     at = checkpoint.load_state(run / "checkpoint.pt")
@@ -182,9 +181,7 @@ def test_a_full_disk_leaves_the_last_epoch_whole(tmp_path, data_dir, undisturbed
     kept = (run / "checkpoint.pt").read_bytes()
     limit = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); " \
             "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    words = [sys.executable, "-c", limit, *COMMAND, "--epochs", "12", "--data-dir", str(data_dir), "--results-dir",
-             str(tmp_path)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    done = script("-c", limit, *COMMAND, "--epochs", 12, "--data-dir", data_dir, "--results-dir", tmp_path, check=False)
     assert done.returncode == 1 and "could not write" in done.stderr and "Make room" in done.stderr
     assert "Traceback" not in done.stderr
     assert (run / "checkpoint.pt").read_bytes() == kept and not list(run.glob("*.part"))
@@ -257,7 +254,7 @@ def test_resume_on_a_gpu(tmp_path, data_dir):
     process = started(data_dir, tmp_path, *words)
     run = tmp_path / "digits/lenet/dismax_fpr/seed1"
     wait_for(lambda: (run / "log.csv").exists(), process)
-    process.terminate()
+    process.send_signal(signal.SIGTERM)
     process.wait()
     script(*COMMAND, *words, "--data-dir", data_dir, "--results-dir", tmp_path)
     assert len(log_of(run)) == 4

@@ -8,9 +8,9 @@ import pty
 import signal
 import struct
 import subprocess
-import sys
 import termios
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -272,7 +272,8 @@ def test_there_is_a_bar_when_somebody_watches(tmp_path, data_dir):
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 100, 0, 0))
     words = ["train.py", "--dataset", "digits", "--model", "lenet", "--loss", "softmax", "--epochs", 2, "--data-dir",
              data_dir, "--results-dir", tmp_path, "--device", "cpu"]
-    process = subprocess.Popen([sys.executable, *map(str, words)], cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs)
+    process = subprocess.Popen([forked.python(), *map(str, words)], cwd=ROOT, stdin=theirs, stdout=theirs,
+                               stderr=theirs)
     os.close(theirs)
     said = b""
     while True:

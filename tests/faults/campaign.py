@@ -8,10 +8,8 @@ metrics must be those of a run that nobody disturbed. One folder is fought for b
 must belong to the one or the other, never to both.
 """
 import argparse
-import contextlib
 import csv
 import json
-import os
 import random
 import shutil
 import signal
@@ -105,17 +103,12 @@ class Campaign:
     def end(self, process, kind, number):
         """Whether a process was still there to be sent a signal."""
         started = time.monotonic()
-        process.join(self.random.uniform(0, 1.1 * self.seconds[kind]))
-        if process.exitcode is not None:  # the machine has become faster than at the first run
+        seconds = self.random.uniform(0, 1.1 * self.seconds[kind])
+        if process.poll(seconds) is not None:  # the machine has become faster than at the first run
             self.seconds[kind] = min(self.seconds[kind], time.monotonic() - started)
             return False
-        if number == signal.SIGKILL:
-            process.kill()
-        else:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, number)
-        process.join(120)
-        assert process.exitcode is not None, f"{number.name} does not end it"
+        process.send_signal(number)
+        assert process.poll(120) is not None, f"{number.name} does not end it"
         return True
 
     def compare(self, name):

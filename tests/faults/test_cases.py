@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -240,7 +241,7 @@ def test_make_goes_on_after_a_run_that_fails_and_names_it_at_the_end(run_and_dat
     broken.mkdir(parents=True)
     (broken / "config.json").write_text('{"cut')
     done = subprocess.run(
-        ["make", "--no-print-directory", "-j2", "runs", f"PY={sys.executable}", f"PYTHON={sys.executable}", "SEEDS=1",
+        ["make", "--no-print-directory", "-j2", "runs", f"PY={forked.python()}", f"PYTHON={sys.executable}", "SEEDS=1",
          "DATASET=digits", "MODELS=lenet", "METHODS=isomax softmax", "DEVICE=cpu", f"DATA={data}",
          f"RESULTS={tmp_path / 'results'}"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr
