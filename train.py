@@ -268,8 +268,8 @@ def finish(run, config, model, state, train_set):
     for name, content in contents.items():  # weights.pt is the last file: the run is finished
         write_bytes(run.folder / name, content)
     (run.folder / "checkpoint.pt").unlink(missing_ok=True)
-    say(f"{run}: {len(log)} epochs in {sum(row['seconds'] for row in log):.0f} s, {config['selection_split']} accuracy "
-        f"{100 * last:.2f} % (best {100 * state.best['accuracy']:.2f} % in epoch {state.best['epoch']})")
+    say(f"{run}: {len(log)} epochs in {sum(row['seconds'] for row in log):.0f} s, "
+        f"{config['selection_split']} accuracy {100 * last:.2f} %")
     return results
 
 
