@@ -111,6 +111,7 @@ RUNS    = $(shell $(PYTHON) recipes.py runs $(DATASET) --models $(MODELS) --meth
 TARGETS = $(RUNS:%=$(RESULTS)/%/metrics.csv)
 
 runs: $(READY)
+	@$(if $(strip $(RUNS)),,run_scripts/all_done.sh $(RESULTS))
 	-@$(if $(findstring n,$(firstword -$(MAKEFLAGS))),,$(MAKE) --no-print-directory -k $(RUNS:%=$(RESULTS)/%/weights.pt) IF_LOCKED=skip)
 	@$(MAKE) --no-print-directory -k $(TARGETS) || { run_scripts/all_done.sh $(RESULTS) $(RUNS); exit 1; }
 
