@@ -89,6 +89,7 @@ TARGETS = $(RUNS:%=$(RESULTS)/%/metrics.csv)
 part    = $(word $(1),$(subst /, ,$(patsubst $(RESULTS)/%,%,$(@D))))# of <dataset>/<model>/<method>/seed<k>
 
 runs: $(READY)  # runs that another make works on come last; -k: when one fails, the others go on
+	@$(if $(strip $(RUNS)),,run_scripts/all_done.sh $(RESULTS))
 	-@$(if $(findstring n,$(firstword -$(MAKEFLAGS))),,$(MAKE) --no-print-directory -k $(RUNS:%=$(RESULTS)/%/weights.pt) IF_LOCKED=skip)
 	@$(MAKE) --no-print-directory -k $(TARGETS) || { run_scripts/all_done.sh $(RESULTS) $(RUNS); exit 1; }
 blocks:  # one line per method and network with its targets, for run_scripts/slurm.sh
