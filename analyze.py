@@ -29,6 +29,7 @@ import utils.threads  # noqa: F401, I001  Ctrl-C while the rest is imported
 
 import argparse
 import gc
+import re
 import sys
 from pathlib import Path
 
@@ -61,13 +62,15 @@ def main():
                         "NAME is a method or network/method; the same NAME again is another seed")
     add_plugin_argument(parser)
     args = parser.parse_args()
+    if args.dataset and not re.fullmatch(r"[\w-]+", args.dataset):
+        raise UserError(f"--dataset {args.dataset} cannot be the name of a data set")
     gc.disable()  # half a million rows have no reference cycles, and the search for cycles takes a third of the time
     results = read_runs(args.results_dir, args.dataset or "*", needed=not args.scores)
     for k, (name, folder) in enumerate(args.scores):
-        from reporting.score_files import read_scores  # here, because it imports much of SciPy
+        from reporting.score_files import add_scores, read_scores  # here, because it imports much of SciPy
 
         seed = 1 + sum(other == name for other, _ in args.scores[:k])
-        results.runs.append(read_scores(name, folder, seed, args.dataset))
+        add_scores(results.runs, read_scores(name, folder, seed, args.dataset))
     if args.check:
         lines, outside = check(results.runs, args.dataset)
         print(printable("\n".join([*lines, *left_out(results)])))

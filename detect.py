@@ -56,7 +56,7 @@ def main():
     args = parser.parse_args()
     if not 0 <= args.reject_rate <= 100:
         raise UserError(f"--reject-rate must be between 0 and 100 per cent, got {args.reject_rate:g}")
-    runs = [path for path in args.paths if (Path(path) / "config.json").exists()]
+    runs = [path for path in args.paths if os.path.exists(os.path.join(path, "config.json"))]
     images = [path for path in args.paths if path not in runs]
     if not runs:
         raise UserError(f"{args.paths[0]} is not a run: it has no config.json. Train one: python train.py --help")
@@ -83,10 +83,10 @@ class RunReader:
     """The network of a run, ready to classify image files."""
 
     def __init__(self, folder, score, reject_rate, device):
-        run, config = run_dir.load_run(folder)
         file = next((folder / name for name in ("weights.pt", "model.safetensors") if (folder / name).exists()), None)
         if file is None:
             raise UserError(f"{folder} has no weights.pt: train the run, then python evaluate.py {folder}")
+        run, config = run_dir.load_run(folder)
         calibration = self.calibration(folder, file)
         model = load_model(run, config["num_classes"], file)
         model.to(device, memory_format=torch.channels_last).eval()
@@ -116,8 +116,9 @@ class RunReader:
         batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.device)  # (1, 3, s, s)
         batch = normalise(batch, self.mean, self.std)
         label, probability, score, known = (part.item() for part in self.detector(batch, self.reject_rate))
-        names = self.images["class_names"]
-        return {"file": file, "class": label, "class_name": names[label] if names else "", "probability": probability,
+        names = self.images["class_names"] or ()  # of a part of ImageNet some only
+        name = names[label] if label < len(names) else ""
+        return {"file": file, "class": label, "class_name": name, "probability": probability,
                 "score": score, "threshold": self.threshold, "answer": "in" if known else "out"}
 
 

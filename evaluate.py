@@ -122,6 +122,8 @@ def adopt_file(args):
     """The folder of the run that --weights becomes."""
     if not args.dataset or not args.model:
         raise UserError("--weights FILE needs --dataset and --model")
+    if args.seed < 0:
+        raise UserError(f"--seed must be 0 or more, got {args.seed}")
     check_dataset(args.dataset, args.data_dir)
     try:
         base, method = method_of(args.method)
@@ -171,12 +173,13 @@ def evaluate(folder, args, device):
             cache, listed, calibrations[checkpoint].get("temperature_openood_validation"), args.data_dir)]
         rows += [("", name, "", checkpoint, "", "unreadable_images", n) for name, n in cache.unreadable.items()]
         if checkpoint == "last":
+            weights = cache.weights_digest
             write_score_files(cache, [splits.get(run.dataset), *(split for split, _ in ood_splits)], detector_scores)
     if args.bf16:
         rows = [(*row[:7], "; ".join([*row[7:], IN_BF16])) if row[5] == "images" else row for row in rows]
     if distributed.is_main():
         run_dir.write_json(folder / "calibration.json", calibrations)
-        run_dir.write_metrics(folder, rows)
+        run_dir.write_metrics(folder, rows, weights)
         absent = [name for name in groups if not splits.available(name)] + sum(listed.missing.values(), [])
         left_out = f"; not prepared: {', '.join(dict.fromkeys(absent))}" if absent else ""
         say(f"{folder}: {len(rows)} metrics{left_out}")

@@ -12,7 +12,7 @@ import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its setting
 
 import argparse
 import os
-import tempfile
+import shutil
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from engine.exported import DetectorGraph, write_onnx, write_program
 from recipes import score_of
 from reporting.model_card import model_card
 from utils import run_dir
-from utils.io import UserError, write_text
+from utils.io import UserError, system_error, write_text
 from utils.plugins import add_plugin_argument, load_plugins
 from utils.script import run_script
 
@@ -44,23 +44,38 @@ def main():
                         "images that the graphs reject, 0 to 100 per cent (default: 5)")
     add_plugin_argument(parser)
     args = parser.parse_args()
+    args.folder = args.folder.resolve()
     if not 0 <= args.reject_rate <= 100:
         raise UserError(f"--reject-rate must be between 0 and 100 per cent, got {args.reject_rate:g}")
-    if (args.folder / "weights.pt").exists() or args.folder.exists() and not args.folder.is_dir():
-        raise UserError(f"{args.folder} is a run or a file: choose another folder to export to")
+    check_target(args.folder)
     try:
-        rows = run_dir.read_metrics(args.run)
+        rows = run_dir.read_metrics(args.run, run_dir.load_run(args.run)[1])
     except FileNotFoundError:
         raise UserError(f"{args.run} has no metrics.csv: python evaluate.py {args.run}") from None
-    args.folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=args.folder.parent, prefix=".export") as part:
-        export(args, rows, Path(part))
+    part = args.folder.with_name(f".{args.folder.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)  # of an export that was killed
+        part.mkdir(parents=True)
+        export(args, rows, part)
         args.folder.mkdir(exist_ok=True)
         for name in ("config.json", *GRAPHS):  # of an earlier export; without config.json a folder is none
             (args.folder / name).unlink(missing_ok=True)
-        for path in sorted(Path(part).iterdir(), key=lambda path: path.name == "config.json"):
+        for path in sorted(part.iterdir(), key=lambda path: path.name == "config.json"):
             os.replace(path, args.folder / path.name)
+    except OSError as error:
+        raise system_error(error, args.folder, "write") or UserError(
+            f"could not write {args.folder}: {error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     print(f"{args.folder}: {', '.join(sorted(path.name for path in args.folder.iterdir()))}")
+
+
+def check_target(folder):
+    """UserError unless there is nothing in the folder, or an earlier export."""
+    if folder.exists() and not folder.is_dir() or (folder / "weights.pt").exists():
+        raise UserError(f"{folder} is a run or a file: choose another folder to export to")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "model.safetensors").exists():
+        raise UserError(f"{folder} holds other files, which stay as they are: choose another folder to export to")
 
 
 def export(args, rows, folder):

@@ -148,7 +148,7 @@ def method_of(name):
         return name, METHODS[name]
     base, *choices = name.split("-")
     bases = [known for known, method in METHODS.items() if method.paper == "dismax" or known == "de"]
-    if base in bases and len(choices) in (2, 3) and choices[0].isdigit() and choices[1] in ("none", *DIVERSITIES):
+    if base in bases and len(choices) in (2, 3) and choices[0].isdecimal() and choices[1] in ("none", *DIVERSITIES):
         named = dict(zip(("members", "diversity", "outliers"), (int(choices[0]), *choices[1:])))
         return base, METHODS[base].changed(**named)
     raise ValueError(f"unknown method {name!r}: choose from {', '.join(METHODS)}, or combine as dismax-5-gradcam")

@@ -230,14 +230,17 @@ def resume(run, config, modules):
     if not path.exists():
         return TrainState()
     content = checkpoint.load_state(path)
-    if different := run_dir.differences(content.pop("identity", {key: {} for key in run_dir.IDENTITY_KEYS}), config):
-        raise UserError(f"{path} has other settings than config.json:\n  " + "\n  ".join(different[:5]) +
-                        "\nNothing was changed. Start over with --fresh")
     try:
+        if content.pop("outline", None) not in (None, checkpoint.outline(content)):
+            raise ValueError("it was changed after it was written")
+        identity = content.pop("identity", {key: {} for key in run_dir.IDENTITY_KEYS})
+        if different := run_dir.differences(identity, config):
+            raise UserError(f"{path} has other settings than config.json:\n  " + "\n  ".join(different[:5]) +
+                            "\nNothing was changed. Start over with --fresh")
         for name, module in modules.items():
             module.load_state_dict(content.pop(name))
         state = TrainState(**content)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(f"{path} does not fit {run} ({error}). Start over with --fresh") from error
     say(f"{run}: continues from epoch {state.epoch}" + (f", step {state.step}" if state.step else ""))
     return state
@@ -245,10 +248,10 @@ def resume(run, config, modules):
 
 def save_checkpoint(run, config, modules, state):
     if distributed.is_main():
-        checkpoint.save_state(run.folder / "checkpoint.pt", {
-            **{name: module.state_dict() for name, module in modules.items()},
-            **{f.name: getattr(state, f.name) for f in dataclasses.fields(state)},
-            "identity": {key: config[key] for key in run_dir.IDENTITY_KEYS}})
+        content = {**{name: module.state_dict() for name, module in modules.items()},
+                   **{f.name: getattr(state, f.name) for f in dataclasses.fields(state)},
+                   "identity": {key: config[key] for key in run_dir.IDENTITY_KEYS}}
+        checkpoint.save_state(run.folder / "checkpoint.pt", {**content, "outline": checkpoint.outline(content)})
 
 
 def finish(run, config, model, state, train_set):
@@ -264,7 +267,8 @@ def finish(run, config, model, state, train_set):
                 "weights.pt": checkpoint.as_bytes(model.state_dict())}
     run_dir.write_json(run.folder / "config.json", {
         **config, "unreadable_files": sorted(set(sum(unreadable, []))), **results,
-        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}})
+        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+        "log_sha256": run_dir.file_digest(run.folder / "log.csv")})
     for name, content in contents.items():  # weights.pt is the last file: the run is finished
         write_bytes(run.folder / name, content)
     (run.folder / "checkpoint.pt").unlink(missing_ok=True)

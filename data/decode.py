@@ -85,9 +85,13 @@ def to_rgb(image, image_format=None):
     """
     image.load()
     image_format = image_format or image.format
+    if image.mode[0] in "IF" and image_format == "TIFF":
+        _refuse_other_whites(image.tag_v2)
     if image.mode.startswith("I;16") or image.mode == "I" and image_format in ("PNG", "PPM"):
-        gray = (np.asarray(image).astype(np.int64) + 128) // 257  # 65535 → 255
-        rgb = Image.fromarray(gray.clip(0, 255).astype(np.uint8)).convert("RGB")
+        values = np.asarray(image).astype(np.int64)
+        gray = ((values + 128) // 257).clip(0, 255)  # 65535 → 255
+        gray[values == image.info.get("transparency", -1)] = 255
+        rgb = Image.fromarray(gray.astype(np.uint8)).convert("RGB")
     elif image.mode in ("I", "F"):
         rgb = Image.fromarray(_scaled(np.asarray(image))).convert("RGB")
     elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -96,6 +100,14 @@ def to_rgb(image, image_format=None):
         rgb = image if image.mode == "RGB" else image.convert("RGB")
     transpose = UPRIGHT.get(_orientation(image))
     return rgb.transpose(transpose) if transpose is not None else rgb
+
+
+def _refuse_other_whites(tags):
+    """ValueError for TIFFs of more than 8 bits whose white Pillow does not know: 0 in it, or 4095 of 12 bits."""
+    bits, zero_is = tags.get(258, (1,))[0], tags.get(262, 1)
+    if zero_is != 1 or bits not in (16, 32):
+        raise ValueError(f"it is a TIFF of {bits} bits a pixel{', with white as 0' * (zero_is == 0)}, and what is "
+                         "white cannot be known")
 
 
 def _scaled(values):

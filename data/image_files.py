@@ -18,6 +18,7 @@ from utils.io import OUT_OF_RESOURCES, UserError, system_error
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 NO_FOLDERS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")  # of file systems
 WNID = re.compile(r"n\d{8}")  # a name of ImageNet's classes
+MOST_LEVELS = 100  # of folders; deeper ones are a mistake of some program
 SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 
 
@@ -54,7 +55,11 @@ def _walk(root, folder, above, paths, skipped):
     for entry in entries:
         path = f"{folder}/{entry.name}" if folder else entry.name
         if _is_folder(entry):
-            if not is_hidden(entry.name):
+            if reason := unfit_name(entry.name):
+                skipped += [] if is_hidden(entry.name) else [(path, reason)]
+            elif len(above) >= MOST_LEVELS:
+                skipped.append((path, f"it lies more than {MOST_LEVELS} folders deep"))
+            else:
                 _walk(root, path, above, paths, skipped)
         elif is_image_name(entry.name):
             if reason := _unfit(entry):
@@ -269,7 +274,7 @@ def class_names(root, keeps=None):
     root = Path(root)
     if not root.is_dir():
         return []
-    folders = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and not is_hidden(folder.name)]
+    folders = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and not unfit_name(folder.name)]
     filled = [folder.name for folder in folders if _has_image(folder)]
     if len(filled) < 2 or len(filled) < len(folders):
         filled = sorted(set(ImageTree.open(root).classes))

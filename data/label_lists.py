@@ -17,6 +17,7 @@ ANNOTATIONS = "val_annotations.txt"  # Tiny ImageNet's
 LISTS = ("val.txt", "val_map.txt", ANNOTATIONS, "labels.txt")  # a file name and its class a line
 IN_ORDER = ("imagenet_2012_validation_synset_labels.txt", "synset_labels.txt")  # a class per line
 NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
+CLASS_NUMBER, ENDS_WITH_0 = re.compile(r"[0-9]{1,9}"), re.compile(r"\b0\W*$")
 
 
 def labels_beside(root, paths, classes=()):
@@ -45,16 +46,19 @@ def annotated_labels(root, paths):
 
 def labels_of_annotations(text, path, paths):
     """The same by its text."""
-    return _complete(path, PurePosixPath(path).parent, paths, _of_lines(text, paths))
+    return _complete(path, PurePosixPath(path).parent, paths, _of_lines(path, text, paths))
 
 
 def _named(path, labels, classes):
-    """Numbers, from 0, become class names."""
-    numbers = [label for label in labels.values() if label.isdigit()]
-    if len(numbers) < len(labels) or not labels:
+    """Numbers, from 0, become class names, unless classes are called by numbers."""
+    numbers = [label for label in labels.values() if CLASS_NUMBER.fullmatch(label)]
+    if len(numbers) < len(labels) or not labels or set(numbers) <= set(classes):
         return labels
     if not classes:
         raise UserError(f"{path} numbers its classes, but there is no training folder that names them")
+    if "0" not in numbers and not any(ENDS_WITH_0.search(line) for line in read_text(path).splitlines()):
+        raise UserError(f"{path} has no class 0, so it is unknown whether its numbers begin at 0 or at 1. Write the "
+                        "names of the classes into it")
     if (most := max(map(int, numbers))) >= len(classes):
         raise UserError(f"{path} numbers a class {most}, and there are {len(classes)} classes, from 0")
     return {image: classes[int(label)] for image, label in labels.items()}
@@ -74,16 +78,25 @@ def _kaggle(place, paths):
     if not path.is_file():
         return None
     text = read_text(path)
-    rows = csv.DictReader(text.splitlines(), delimiter=_separator(text))
-    if not {"ImageId", "PredictionString"} <= set(rows.fieldnames or ()):
-        raise UserError(f"{path} has no columns ImageId and PredictionString: put Kaggle's own file there")
+    try:
+        rows = csv.DictReader(text.splitlines(), delimiter=_separator(text))
+        if not {"ImageId", "PredictionString"} <= set(rows.fieldnames or ()):
+            raise UserError(f"{path} has no columns ImageId and PredictionString: put Kaggle's own file there")
+        rows = list(rows)
+    except csv.Error as error:
+        raise UserError(f"{path} is damaged ({error}): put Kaggle's own file there") from error
     by_name = _by_name(paths)
     labels = {}
     for row in rows:
         image, words = by_name.get((row["ImageId"] or "").strip()), (row["PredictionString"] or "").split()
         if image and words:
-            labels[image] = words[0]
+            _put(labels, image, words[0], path)
     return path, labels
+
+
+def _put(labels, image, label, path):
+    if labels.setdefault(image, label) != label:
+        raise UserError(f"{path} gives {image} two classes, {labels[image]} and {label}: remove one of the lines")
 
 
 def _devkit(place, paths):
@@ -93,7 +106,7 @@ def _devkit(place, paths):
 
 def _list(place, paths):
     path = next((place / name for name in LISTS if (place / name).is_file()), None)
-    return path and (path, _of_lines(read_text(path), paths))
+    return path and (path, _of_lines(path, read_text(path), paths))
 
 
 def _in_order(place, paths):
@@ -120,7 +133,9 @@ def devkit_names(path):
 def _by_number(path, labels, paths):
     """Line k is the label of image number k, whichever images are there."""
     numbers = {image: NUMBER.fullmatch(PurePosixPath(image).stem) for image in paths}
-    if all(numbers.values()):
+    if any(numbers.values()):
+        if strange := [image for image, found in numbers.items() if not found]:
+            raise UserError(f"{path} tells classes by the numbers of images, and {strange[0]} has none: move it away")
         numbers = {image: int(found[1]) for image, found in numbers.items()}
         if not 1 <= min(numbers.values()) <= max(numbers.values()) <= len(labels):
             raise UserError(f"{path} has {len(labels)} lines, and there is an image number {max(numbers.values())}: "
@@ -129,16 +144,24 @@ def _by_number(path, labels, paths):
     if len(labels) != len(paths):
         raise UserError(f"{path} has {len(labels)} lines, and there are {len(paths)} images whose names do not tell "
                         "their numbers: they must be as many")
+    if sorted(paths) != sorted(paths, key=_natural):
+        raise UserError(f"{path} has a class a line, and the order of the images cannot be known: {sorted(paths)[1]} "
+                        "comes second by its letters and not by its number. Write names with leading zeros")
     return dict(zip(sorted(paths), labels))
 
 
-def _of_lines(text, paths):
+def _natural(path):
+    """A key that sorts names by the numbers in them."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]{1,18})", path)]
+
+
+def _of_lines(path, text, paths):
     """image → label of the lines of a list; lines of other images are passed over."""
     by_name, labels = _by_name(paths), {}
     for line in text.splitlines():
         name, *words = _columns(line, by_name) or [""]
         if words and words[0].strip('"'):
-            labels[by_name[_bare(name)]] = words[0].strip('"')
+            _put(labels, by_name[_bare(name)], words[0].strip('"'), path)
     return labels
 
 

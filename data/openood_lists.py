@@ -15,7 +15,7 @@ from data.datasets import CATALOG
 from utils.io import UserError, read_text, write_text
 from utils.script import say
 
-LINE = re.compile(r'\s*"?(?P<image>[^"]*?[^"\s;,])"?[\s;,]+"?(?P<label>-?\d+)"?[\s;,]*')
+LINE = re.compile(r'\s*"?(?P<image>[^"]*?[^"\s;,])"?[\s;,]+"?(?P<label>-?[0-9]{1,9})"?[\s;,]*')
 
 # in-distribution set → its folder of lists, its validation and test list, and each OOD set's list; with the number
 # of images in each

@@ -82,7 +82,7 @@ def main():
     args = parse_arguments()
     own = register(args.data_dir)
     for name in args.names:
-        if name not in SOURCES and not (args.verify and name in own):
+        if name not in SOURCES and not (args.verify and (args.data_dir / name / "manifest.json").exists()):
             more = f". {name} is your own: --folder {name}={own[name].made_from}" if name in own else ""
             raise UserError(f"unknown data set {name!r}: choose from {', '.join(SOURCES)}{more}")
     mirrors = [m if m.startswith(("http://", "https://")) else Path(m) for m in args.mirror]
@@ -96,7 +96,8 @@ def main():
     names = list(dict.fromkeys(CATALOG[name].part_of or name for name in asked or SOURCES))
 
     if args.verify:
-        damaged = [name for name in [*names, *({} if asked else own)] if not verify(name, args.data_dir)]
+        others = [path.parent.name for path in sorted(args.data_dir.glob("*/manifest.json"))]  # damaged ones, too
+        damaged = [name for name in dict.fromkeys([*names, *others * (not asked)]) if not verify(name, args.data_dir)]
         sys.exit(1 if damaged else 0)
     if args.folder:
         prepare_folders(args)

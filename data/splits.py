@@ -9,9 +9,10 @@ import numpy as np
 
 from data.datasets import CATALOG, array_file, how_to_get, image_folder
 from data.image_files import class_names, labelled_files
-from data.manifest import Damaged, array_headers, read_arrays, read_manifest
+from data.manifest import read_manifest
 from data.user_sets import known
 from utils.io import UserError
+from utils.npz import Damaged, array_headers, read_arrays
 
 LENGTHS = 10_000  # files of a split whose lengths are compared
 
@@ -107,7 +108,7 @@ class ArraySplit(Split):
             raise UserError(f"{self.data_dir / self.name / 'manifest.json'} has no split {self.split!r}. "
                             f"{self.advice}")
         kept = self.record.get("files", {}).get(self.path.name)
-        if kept is None or not {"images", "labels"} <= self._headers.keys():
+        if kept is None or not isinstance(kept.get("sha256"), str) or not {"images", "labels"} <= self._headers.keys():
             raise self._changed("it is another file")
         (shape, dtype, _), (label_shape, label_dtype, _) = self._headers["images"], self._headers["labels"]
         count = self.record.get("images")

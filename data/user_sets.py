@@ -30,13 +30,16 @@ def described(name, content):
     """The DataSet that a manifest's "dataset" tells of. KeyError, TypeError or ValueError when it does not."""
     info = content["dataset"]
     names, mean, std = (tuple(info[key]) for key in ("class_names", "mean", "std"))
-    if not all(isinstance(text, str) for text in names) or len(mean) != 3 or len(std) != 3 or len(names) < 2:
-        raise ValueError("not a data set")
-    return DataSet(
-        name, len(names), int(info["size"]), {split: int(record["images"]) for split, record in
-                                              content["splits"].items()},
-        tuple(map(float, mean)), tuple(map(float, std)), folders=bool(info["folders"]), class_names=names,
-        made_from=str(info["made_from"]))
+    counts = {split: record["images"] for split, record in content["splits"].items()}
+    numbers = [*mean, *std, info["size"], *counts.values()]
+    if not all(isinstance(text, str) for text in (*names, info["made_from"])) or len(names) < 2:
+        raise ValueError("its classes have no names")
+    if len(mean) != 3 or len(std) != 3 or any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
+        raise ValueError("it has other numbers")
+    if not isinstance(info["size"], int) or info["size"] < 1 or not isinstance(info["folders"], bool):
+        raise ValueError("it has no size")
+    return DataSet(name, len(names), info["size"], counts, mean, std, folders=info["folders"], class_names=names,
+                   made_from=info["made_from"])
 
 
 def check_name(name):

@@ -16,7 +16,7 @@ from utils.io import UserError
 from utils.plugins import add_plugin_argument, load_plugins
 from utils.recipe import flag, flags
 from utils.run_dir import Run, run_folder
-from utils.script import count
+from utils.script import count, not_negative
 
 
 def parse_arguments(description):
@@ -37,8 +37,8 @@ def parse_arguments(description):
     parser.add_argument("--if-locked", choices=("fail", "wait", "skip"), default="fail", help="what to do when another "
                         "process uses the run's folder (default: fail)")
     parser.add_argument("--fresh", action="store_true", help="remove the files in the run's folder and start over")
-    parser.add_argument("--checkpoint-seconds", type=float, default=60, metavar="SECONDS", help="shortest time between "
-                        "two checkpoints (default: 60); Ctrl-C and SIGTERM always save one")
+    parser.add_argument("--checkpoint-seconds", type=not_negative, default=60, metavar="SECONDS", help="shortest time "
+                        "between two checkpoints (default: 60); Ctrl-C and SIGTERM always save one")
     parser.add_argument("--track", choices=TRACKERS, help="report to an experiment tracker (pip install tensorboard, "
                         "or wandb)")
     add_plugin_argument(parser)
@@ -126,7 +126,10 @@ def open_training_sets(args, run, device):
     train_set, selection_set = opened(train_split), opened(test_split)
     if recipe.select_on == "openood":
         selection_set = selection_set.subset(benchmark(run.dataset, args.data_dir, splits).validation.index["test"])
-    if recipe.per_class >= 2 and recipe.batch_size % recipe.per_class == 0:
+        if not len(selection_set):
+            raise UserError(f"{run.dataset} has {len(test_split)} test images, and none is left to select the epoch "
+                            "on. Use --select-on test")
+    if recipe.per_class:
         with value_error_is_users():  # whether there are classes enough
             class_balanced(train_set.labels.cpu(), recipe.batch_size, recipe.per_class, np.random.default_rng())
     digests, outlier_set = {"train": train_split.digest, "test": test_split.digest}, None

@@ -2,6 +2,7 @@
 
 A run's classifier is its first member's head. It gets the mean of the members' logits, each divided by the temperature.
 """
+import math
 import warnings
 
 import torch
@@ -54,11 +55,12 @@ class Detector:
         # a plugin's head does not divide by a temperature, so that is done here
         self.head = heads[0] if self.ours else LossFirstPart(1, num_classes)
         try:
+            _check(calibration)
             self.temperature = float(calibration["temperature"])
             for head in heads if self.ours else [self.head]:
                 head.temperature = self.temperature
             self._restore_thresholds(calibration["thresholds"][score], score)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             known = calibration.get("thresholds") if isinstance(calibration, dict) else None
             if isinstance(known, dict) and score not in known:
                 raise UserError(f"the calibration has no thresholds of {score}, it has {', '.join(known)}. Evaluate "
@@ -68,8 +70,6 @@ class Detector:
     def _restore_thresholds(self, values, score):
         self.head.score_type = score
         grid = torch.tensor(values, dtype=self.head.precomputed_thresholds.dtype)
-        if grid.shape != (len(PERCENTILES),) or not grid.isfinite().all() or (grid.diff() < 0).any():
-            raise ValueError(f"the thresholds of {score} are invalid")
         unknown = torch.full_like(grid, torch.nan)
         self.head.load_state_dict({
             "temperature": torch.tensor([self.temperature]), "validationset_available": torch.tensor([True]),
@@ -94,3 +94,18 @@ class Detector:
 
     def threshold(self, reject_rate):
         return self.head.threshold(reject_rate).item()
+
+
+def _check(calibration):
+    """KeyError, TypeError or ValueError when it is not as `calibrate` made it."""
+    if not (_is_number(calibration["temperature"]) and calibration["temperature"] > 0):
+        raise ValueError("the temperature is none")
+    if calibration["percentiles"] != list(PERCENTILES):
+        raise ValueError("the percentiles are others")
+    for score, values in calibration["thresholds"].items():
+        if len(values) != len(PERCENTILES) or not all(map(_is_number, values)) or values != sorted(values):
+            raise ValueError(f"the thresholds of {score} are none")
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -3,15 +3,18 @@
 Read are state dicts of PyTorch and of safetensors, alone or inside a checkpoint, of the DisMax release, of OpenOOD and
 SDDE, of torchvision and timm (ResNet18 and ResNet50), and our own.
 """
+import hashlib
 import re
+import zipfile
 
 import torch
+from safetensors.torch import load_file
 
 from engine import checkpoint
 from engine.build import build_model
 from utils import run_dir
 from utils.environment import environment
-from utils.io import UserError
+from utils.io import UserError, refuse_endless, write_bytes
 
 CIFAR_RESNET = [(r"conv1\.", "stem.0."), (r"bn1\.", "stem.1."), (r"layer(\d)\.", lambda m: f"layers.{int(m[1]) - 1}.")]
 IMAGENET_RESNET = [(r"(conv1|bn1|layer\d)\.", r"body.\1.")]
@@ -35,16 +38,21 @@ OURS = {"lenet": r"conv1\.", "densenetbc100": r"blocks\.", "wideresnet2810": r"g
 
 def read_weights(file):
     """name → tensor of a state dict, wherever the file keeps it. UserError when there is none; never runs code."""
+    refuse_endless(file)
     try:
         if str(file).endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            return load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
+            content = load_file(file)
+        else:
+            if zipfile.is_zipfile(file):  # what torch.save writes since version 1.6 has check sums
+                checkpoint.check_whole(file)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{file}: there is no such file") from None
+    except UserError as error:
+        raise UserError(str(error).split(". The other files")[0]) from error
     except Exception as error:  # torch and safetensors raise many kinds
-        raise UserError(f"{file} cannot be read as weights: {str(error).splitlines()[0]}") from error
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{file} cannot be read as weights: {reason}") from error
     while inner := [key for key in INSIDE if isinstance(content, dict) and isinstance(content.get(key), dict)]:
         content = content[inner[0]]
     if not isinstance(content, dict) or not content or not all(map(torch.is_tensor, content.values())):
@@ -85,6 +93,9 @@ def load_renamed(network, state, model, what):
         "not known": found.keys() - own.keys(),
         "of another shape": [f"{name} {tuple(found[name].shape)} instead of {tuple(own[name].shape)}"
                              for name in (own.keys() & found.keys()) - buffers if own[name].shape != found[name].shape],
+        "of another type": [f"{name} {found[name].dtype}" for name in (own.keys() & found.keys()) - buffers
+                            if own[name].is_floating_point() and not found[name].is_floating_point()
+                            or found[name].layout != torch.strided],
     }
     if any(problems.values()):
         parts = [f"{title}: {', '.join(sorted(names)[:5])}{f' and {len(names) - 5} more' * (len(names) > 5)}"
@@ -109,10 +120,13 @@ def adopt(run, num_classes, state, source, digest):
         raise UserError(f"{run} holds another run: choose another --seed or --results-dir")
     network = build_model(run, num_classes)
     load_renamed(network, state, run.model, source)
+    checkpoint.check_finite(network, source)
+    content = checkpoint.as_bytes(network.state_dict())
     unknown = dict.fromkeys(("best_accuracy", "last_accuracy", "wall_clock_seconds", "train_seconds"))
     run_dir.write_json(run.folder / "config.json", {
         **run.record(), "overrides": {"weights": {"published": "trained by the recipe", "used": "not trained here"}},
         "weights_from": {"source": source, "sha256": digest}, "data": {}, "num_classes": num_classes,
         "parameters": sum(p.numel() for p in network.parameters()), "best_epoch": run.recipe.epochs, **unknown,
-        "sessions": [{"device": "none, not trained here", **environment()}]})
-    checkpoint.save_state(run.folder / "weights.pt", network.state_dict())
+        "sessions": [{"device": "none, not trained here", **environment()}],
+        "sha256": {"weights.pt": hashlib.sha256(content).hexdigest()}})
+    write_bytes(run.folder / "weights.pt", content)

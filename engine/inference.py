@@ -1,6 +1,5 @@
 """The logits and features of a run: from disk, or from the network, which runs once on every image."""
 import copy
-import zipfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,7 @@ from engine.train_step import channels_last
 from engine.training_loss import add_member_dim
 from models.fuse_conv_bn import fuse_conv_bn
 from utils.io import UserError, atomic_write
+from utils.npz import Damaged, read_arrays
 from utils.run_dir import weights_digest
 
 FILES = {"last": "weights.pt", "best": "weights_best.pt"}
@@ -97,6 +97,8 @@ class LogitsCache:
         source = f"{images_digest} by {self.weights_digest}" + " in bfloat16" * self.bf16
         paths = [self.run.folder / f"{kind}{self.suffix}" / f"{key}.npz" for kind in ("logits", "features")]
         found = read(paths[: 1 + features], source) if distributed.is_main() else None
+        if found is not None and found.logits.shape[::2] != (self.run.method.members, self.num_classes):
+            found = None  # of another network
         if distributed.broadcast_from_main(found is None):
             found = forward(self.model, open_images(), f"{self.title} {key}", self.bf16, features,
                             getattr(split, "files", None))
@@ -139,17 +141,17 @@ def load_model(run, num_classes, file):
     """The trained network, or Ensemble, of a run, on the CPU. UserError when the file holds other weights, or NaN."""
     model = build_model(run, num_classes)
     try:
-        model.load_state_dict(checkpoint.load_state(file))
+        state = checkpoint.load_state(file)
+        model.load_state_dict(state)
+        for name, tensor in model.state_dict().items():  # load_state_dict turns any type into any other
+            if tensor.is_floating_point() and not state.get(name, tensor).is_floating_point():
+                raise TypeError(f"{name} is of type {state[name].dtype}")
     except FileNotFoundError:
         raise UserError(f"{file} is missing: train the run again with --fresh") from None
     except (RuntimeError, AttributeError, TypeError) as error:
         raise UserError(f"{file} does not hold the weights of {run.model} with {run.method.head}: "
-                        f"{str(error).splitlines()[-1].strip()}") from error
-    batch_norm = {name: buffer for name, buffer in model.named_buffers() if "running_" in name}
-    for name, tensor in {**dict(model.named_parameters()), **batch_norm}.items():
-        if not tensor.isfinite().all():
-            raise UserError(f"{file} cannot be used: {name} holds NaN or infinity. Train the run again with --fresh, "
-                            "or put a good copy there")
+                        f"{str(error).strip().splitlines()[-1].strip()}") from error
+    checkpoint.check_finite(model, file)
     return model
 
 
@@ -171,12 +173,14 @@ def read(paths, source):
     if content is None:
         return None
     logits, labels, positions, unreadable = content
-    if not (logits.ndim == 3 and labels.shape == positions.shape == logits.shape[1:2] and np.isfinite(logits).all()):
+    if not (logits.dtype == np.float32 and labels.dtype == positions.dtype == np.int64 and logits.ndim == 3
+            and labels.shape == positions.shape == logits.shape[1:2] and np.isfinite(logits).all()
+            and unreadable.shape == () and unreadable.dtype.kind in "iu"):
         return None
     if len(paths) == 1:
         return Outputs(logits, labels, positions, int(unreadable))
     content = arrays(paths[1], source, ("features",))
-    if content is None or content[0].shape[:2] != logits.shape[:2]:
+    if content is None or content[0].dtype != np.float32 or content[0].shape[:2] != logits.shape[:2]:
         return None
     return Outputs(logits, labels, positions, int(unreadable), *content)
 
@@ -184,10 +188,10 @@ def read(paths, source):
 def arrays(path, source, keys):
     """Arrays of an .npz file, or None when it is absent, damaged, or of another source."""
     try:
-        with np.load(path) as content:
-            return [content[key] for key in keys] if content["source"] == source else None
-    except (OSError, KeyError, ValueError, EOFError, TypeError, MemoryError, zipfile.BadZipFile, NotImplementedError):
+        found, *content = read_arrays(path, "source", *keys)
+    except (OSError, UserError, Damaged):
         return None
+    return content if found.tolist() == source else None
 
 
 # ---- the network ----

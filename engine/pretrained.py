@@ -23,8 +23,9 @@ def adopt_torchvision(results_dir, file="", write=True):
     folder = run_folder(results_dir, "imagenet1k", "resnet18", "softmax", 0)  # seed 0: no run that was trained here
     run = Run(folder, "imagenet1k", "resnet18", "softmax", 0, METHODS["softmax"], recipe_of("imagenet1k", "softmax"))
     if write:
+        state = read(file)
         digest = file_digest(file) if file else WEIGHTS["resnet18"]
-        adopt(run, CLASSES, read(file), f"torchvision's {WEIGHTS['resnet18']}", digest)
+        adopt(run, CLASSES, state, f"torchvision's {WEIGHTS['resnet18']}", digest)
     return folder
 
 

@@ -29,6 +29,7 @@ def take_folder(run, config, fresh, if_locked, held):
         run_dir.clear(run.folder)
     config = run_dir.check_same_run(run.folder, config)
     if run_dir.is_finished(run.folder):
+        run_dir.load_run(run.folder)
         for name in config.get("sha256", ["weights.pt"]):
             run_dir.weights_digest(run.folder, config, name)
         (run.folder / "checkpoint.pt").unlink(missing_ok=True)  # killed at the very last moment

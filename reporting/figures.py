@@ -4,7 +4,6 @@ Only files of the run folders are read: log.csv, scores/, logits/ and saliency.n
 out.
 """
 import math
-import zipfile
 from functools import partial
 from typing import NamedTuple
 
@@ -15,8 +14,9 @@ from metrics.detection import detection_metrics
 from reporting import dismax, openood, plots
 from reporting.comparison import compare
 from reporting.names import dismax_score, in_order, sdde_score, title_of
+from utils.io import UserError
+from utils.npz import Damaged, array_headers, read_arrays
 
-DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 GROUPS = ("near", "far", "very_far", "ood")
 SALIENCY = {"sets", "groups", "images", "maps", "predicted", "correlations", "mean_correlations"}  # engine/saliency.py
 
@@ -93,10 +93,16 @@ def pictures(dataset, model, runs):
 def arrays(path):
     """The arrays of an .npz file; {} when it is missing or damaged."""
     try:
-        with np.load(path) as content:
-            return {key: content[key] for key in content.files}
-    except DAMAGED:
+        keys = list(array_headers(path))
+        return dict(zip(keys, read_arrays(path, *keys)))
+    except (FileNotFoundError, UserError, Damaged):
         return {}
+
+
+def are_numbers(values, dimensions):
+    """Whether they are an array of finite numbers, and there are any."""
+    return (values is not None and values.ndim == dimensions and values.dtype.kind in "fi" and values.size > 0
+            and bool(np.isfinite(values).all()))
 
 
 def scores_of(dataset, run):
@@ -104,7 +110,7 @@ def scores_of(dataset, run):
     score = dismax_score(dataset, run.method, "far") if run.members == 1 else sdde_score(
         dataset, run.method) or openood.COMMON_SCORE
     dumps = {path.stem: arrays(path).get("conf") for path in sorted((run.folder / "scores" / score).glob("*.npz"))}
-    dumps = {name: conf for name, conf in dumps.items() if conf is not None and conf.size and np.isfinite(conf).all()}
+    dumps = {name: conf for name, conf in dumps.items() if are_numbers(conf, 1)}
     if dataset not in dumps or len(dumps) < 2:
         return None
     groups = {row[1]: row[2] for row in run.rows if row[2] in GROUPS}
@@ -117,9 +123,10 @@ def scores_of(dataset, run):
 def calibration_of(run):
     """{label: (probabilities, labels)} before and after calibration, from a run's logits; {} without them."""
     content = arrays(run.folder / "logits" / f"{run.id_dataset}.npz")
-    if not {"logits", "labels"} <= content.keys() or len(content["labels"]) < 2:
+    logits, labels = content.get("logits"), content.get("labels")
+    if not are_numbers(logits, 3) or not are_numbers(labels, 1) or not 2 <= len(labels) == logits.shape[1]:
         return {}
-    logits, labels = content["logits"].mean(0).astype(np.float64), content["labels"]  # (N, n, C) → (n, C)
+    logits = logits.mean(0).astype(np.float64)  # (N, n, C) → (n, C)
     return {"T = 1": (probabilities_of(logits), labels),
             "T cross-fitted": (probabilities_of(cross_fitted_logits(logits, labels)[0]), labels)}
 

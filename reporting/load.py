@@ -1,5 +1,7 @@
 """All evaluated runs of a results folder, and the runs that are left out of every table, with the reasons."""
 import csv
+import hashlib
+import io
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -8,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils import run_dir
-from utils.io import UserError, system_error
+from utils.io import UserError, read_file, system_error
 
 # what config.json of a finished run must hold: entry → the type of its value; those that may also be null
 WANTED = {"run": dict, "method": dict, "recipe": dict, "overrides": dict, "sessions": list, "best_epoch": int,
@@ -146,7 +148,7 @@ def _read_run(folder):
     changed = ", ".join(f"{field} {change['used']} (published {change['published']})"
                         for field, change in config["overrides"].items())
     log = [] if config["train_seconds"] is None else _log(folder, config)
-    rows = run_dir.read_metrics(folder)
+    rows = run_dir.read_metrics(folder, config)
     if others := {row[1] for row in rows if row[2] == "id"} - {run["dataset"]}:
         raise UserError(f"metrics.csv has in-distribution images of {', '.join(sorted(others))}: it is of another run")
     return Run(folder, run["dataset"], run["model"], run["method"], run["seed"], changed, config, log, rows)
@@ -160,6 +162,8 @@ def _config(folder):
         raise UserError("it has no config.json") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"config.json is damaged ({error})") from error
+    if not _is(config.get("sha256", {}), dict):
+        raise UserError("config.json is not that of a finished run: sha256 is of another type")
     if why := _foreign(config):
         raise UserError(f"config.json is not that of a finished run: {why}")
     return config
@@ -183,7 +187,7 @@ def _foreign(config):
         return "the epochs of its recipe, the members of its method or its parameters are missing or not positive"
     if any(config[entry] is not None and config[entry] < 0 for entry in NULLABLE):
         return "a time or an accuracy is negative"
-    if not (sessions and all(_is(session, dict) and "device" in session for session in sessions)):
+    if not (sessions and all(_is(session, dict) and _is(session.get("device"), str) for session in sessions)):
         return "its sessions do not say on which device"
     if not all(_is(change, dict) and {"used", "published"} <= set(change) for change in config["overrides"].values()):
         return "an override does not say what is published and what was used"
@@ -199,12 +203,14 @@ def _is(value, kind):
 def _log(folder, config):
     """log.csv as a dict of floats an epoch. UserError when it is cut, or tells of another run than config.json."""
     try:
-        with open(folder / "log.csv", newline="") as file:
-            lines = list(csv.reader(file))
+        content = read_file(folder / "log.csv")
+        if config.get("log_sha256") not in (None, hashlib.sha256(content).hexdigest()):
+            raise UserError("log.csv is not the one that config.json tells of: it was changed, or is another run's")
+        lines = list(csv.reader(io.StringIO(content.decode(), newline="")))
         rows = [dict(zip(lines[0], map(float, line), strict=True)) for line in lines[1:]]
     except FileNotFoundError:
         raise UserError("it has no log.csv") from None
-    except (ValueError, csv.Error) as error:
+    except (ValueError, IndexError, csv.Error) as error:
         raise UserError(f"log.csv is damaged ({error})") from error
     epochs, best = config["recipe"]["epochs"], config["best_epoch"]
     if [row.get("epoch") for row in rows] != list(range(1, epochs + 1)):

@@ -4,7 +4,6 @@ DIR holds <set>.npz with pred, conf and label (n) each, of one in-distribution s
 OpenOOD's dumps and of evaluate.py's scores/<score>/. conf is larger for in-distribution images. Metrics are computed
 here by the same functions as for our own runs.
 """
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from metrics.detection import detection_metrics
 from metrics.published import published_detection_metrics
 from reporting.load import OWN_SCORE, Run
 from utils.io import UserError
+from utils.npz import Damaged, read_arrays
 
 NAMES = {"tin": "tinyimagenet", "texture": "textures", "places": "places365", "imagenet": "imagenet1k",
          "openimageo": "openimage_o"}  # OpenOOD's → ours
@@ -34,35 +34,65 @@ def read_scores(name, folder, seed, dataset=None):
     if not paths:
         raise UserError(f"--scores {name}={folder}: there are no .npz files. Each set needs one, with pred, conf "
                         "and label")
-    content = {NAMES.get(path.stem, path.stem): _read(path) for path in paths}
+    content = {}
+    for path in paths:
+        one = NAMES.get(path.stem, path.stem)
+        if one in content:
+            raise UserError(f"--scores {name}={folder}: {path.name} is a second file of {one}. Remove one of them")
+        content[one] = _read(path)
     inside = [one for one, (_, _, label) in content.items() if (label >= 0).all() and (dataset in (None, one))]
     if len(inside) != 1 or len(content) < 2:
         raise UserError(f"--scores {name}={folder}: cannot tell the in-distribution set and its OOD sets apart. One "
                         f"file must have classes as labels, and others −1; found {', '.join(content)}"
                         + (f". Say which one it is: --dataset {inside[0]}" if len(inside) > 1 else ""))
     dataset, = inside
-    model, _, method = name.rpartition("/")
+    if dataset in CATALOG and content[dataset][2].max() >= CATALOG[dataset].classes:
+        raise UserError(f"--scores {name}={folder}: {dataset} has a label {content[dataset][2].max():g}, and there are "
+                        f"{CATALOG[dataset].classes} classes, from 0")
+    model, slash, method = name.rpartition("/")
+    if not method or slash and not model:
+        raise UserError(f"--scores {name}={folder}: name a method, or network/method")
     return Run(folder, dataset, model or MODEL, method, seed, "", {
         "method": {"members": 1}, "recipe": {"epochs": 0}, "best_epoch": 0, "train_seconds": None, "score_files": True,
         "sessions": [{"device": f"{folder}"}]}, [], list(_rows(dataset, content)))
 
 
+def add_scores(runs, run):
+    """Append the Run of score files. UserError when it is another seed by its name only, or has the name of a run."""
+    def method(run):
+        return run.id_dataset, run.model, run.method
+
+    for other in (other for other in runs if method(other) == method(run)):
+        if other.seed == run.seed:
+            raise UserError(f"--scores {run.folder}: {other.folder} is seed {run.seed} of {run.model}, {run.method} "
+                            "already: choose another NAME")
+        if run.rows == other.rows:
+            raise UserError(f"--scores {run.folder}: it has the very numbers of {other.folder}: a copy is no seed")
+    runs.append(run)
+
+
 def _read(path):
     """(pred, conf, label), (n) each."""
     try:
-        with np.load(path) as file:
-            pred, conf, label = (np.asarray(file[key]).squeeze() for key in ("pred", "conf", "label"))
-        conf = conf.astype(np.float64)
-    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        arrays = read_arrays(path, "pred", "conf", "label")
+    except (FileNotFoundError, Damaged) as error:
         raise UserError(f"{path} is not a score file ({error}). It needs the arrays pred, conf and label") from error
-    pred, conf, label = (np.atleast_1d(values) for values in (pred, conf, label))
+    pred, conf, label = (np.atleast_1d(values.squeeze()) for values in arrays)
+    if conf.dtype.kind not in "iuf":
+        raise UserError(f"{path} is not a score file (conf has the type {conf.dtype}, which is no number)")
+    if label.dtype.kind not in "iuf" or pred.dtype.kind not in "iuf":
+        raise UserError(f"{path}: pred and label must be class numbers, not {pred.dtype} and {label.dtype}")
+    conf = conf.astype(np.float64)
     if not pred.shape == conf.shape == label.shape or conf.ndim != 1:
         raise UserError(f"{path}: {conf.size:,} scores, {pred.size:,} predictions and {label.size:,} labels. Each "
                         "image needs one of each")
     if not conf.size or not np.isfinite(conf).all():
         raise UserError(f"{path} has {'no scores' if not conf.size else 'scores that are NaN or infinite'}")
-    if label.dtype.kind not in "iuf" or pred.dtype.kind not in "iuf":
-        raise UserError(f"{path}: pred and label must be class numbers, not {pred.dtype} and {label.dtype}")
+    for values in (pred, label):
+        if not (np.isfinite(values).all() and (values == np.round(values)).all()):
+            raise UserError(f"{path}: pred and label must be class numbers, and some are no whole numbers")
+    if (label < 0).any() and not (label == -1).all():
+        raise UserError(f"{path}: its labels must be the classes of in-distribution images, from 0, or all be −1")
     return pred, conf, label
 
 

@@ -1,7 +1,11 @@
 #!/bin/sh
-# Name the runs that are not evaluated yet, and fail if there are any.  all_done.sh RESULTS RUN …
+# Name the runs that are not evaluated yet; fail if there is one, or if there are no runs.  all_done.sh RESULTS RUN …
 results=$1
 shift
+if [ $# = 0 ]; then
+  echo "There are no such runs: python recipes.py runs DATASET lists them (DATASET=, MODELS=, METHODS=, SEEDS=)" >&2
+  exit 1
+fi
 missing=
 for run in "$@"; do
   metrics=$results/$run/metrics.csv weights=$results/$run/weights.pt

@@ -12,7 +12,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make our packages importable
 
-import numpy as np
 import sklearn.datasets
 import torch
 
@@ -20,6 +19,7 @@ from detect import RunReader
 from losses import LossFirstPart
 from recipes import score_of
 from utils.io import UserError
+from utils.npz import Damaged, read_arrays
 from utils.run_dir import load_run
 from utils.script import run_script
 
@@ -79,10 +79,10 @@ def saved_logits(folder, name):
     """(n, C) mean logits of a set at temperature 1, and labels (n)."""
     file = folder / "logits" / f"{name}.npz"
     try:
-        with np.load(file) as content:
-            return torch.from_numpy(content["logits"].mean(0)), torch.from_numpy(content["labels"])
-    except (OSError, KeyError, ValueError) as error:
+        logits, labels = read_arrays(file, "logits", "labels")
+    except (FileNotFoundError, Damaged) as error:
         raise UserError(f"{file} cannot be read ({error}): python evaluate.py {folder}") from error
+    return torch.from_numpy(logits.mean(0)), torch.from_numpy(labels)
 
 
 if __name__ == "__main__":

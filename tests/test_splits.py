@@ -11,9 +11,10 @@ import pytest
 import torch
 from test_openood import give
 
-from data import loaders, manifest, openood
+from data import loaders, openood
 from data.sources.store import write_arrays
 from data.splits import Split
+from utils import npz
 from utils.io import UserError
 
 CPU = torch.device("cpu")
@@ -59,7 +60,7 @@ def test_names_and_class_names_come_from_the_files(tmp_path):
 
 def test_each_array_is_read_once_and_images_only_while_somebody_holds_them(digits, monkeypatch):
     read = []
-    original = manifest.read_arrays
+    original = npz.read_arrays
     monkeypatch.setattr("data.splits.read_arrays", lambda path, *keys: read.extend(keys) or original(path, *keys))
     split = Split.open("digits", "train", digits)
     assert read == [], "opening reads headers only"
@@ -210,7 +211,7 @@ def test_a_system_error_is_not_damage(digits, monkeypatch):
         def fail(*_, number=number):
             raise OSError(number, os.strerror(number), str(path))
 
-        monkeypatch.setattr("data.manifest.zipfile.ZipFile", fail)
+        monkeypatch.setattr("utils.npz.zipfile.ZipFile", fail)
         with pytest.raises(UserError, match=f"could not read .*test.npz: .*{advice}") as caught:
             loaders.open_set("digits", "test", digits, CPU)
         assert "damaged" not in str(caught.value) and "--fresh" not in str(caught.value)

@@ -4,6 +4,7 @@ import errno
 import glob
 import os
 import socket
+import stat
 from pathlib import Path
 
 
@@ -59,15 +60,16 @@ def memory_error(error):
 def atomic_write(path, mode="wb"):
     """A file object. When the block ends without an error its content replaces `path`, else nothing changes.
 
-    The content is written beside `path`, flushed to disk and renamed. Text is UTF-8. UserError when the file system
-    does not take it.
+    The content is written beside `path`, flushed to disk and renamed. Text is UTF-8; what no UTF-8 can say, of file
+    names that are none, is written as \\udc…. UserError when the file system does not take it.
     """
     path = Path(path)
     part = path.with_name(f"{path.name}.{_host()}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
-        with open(part, mode, encoding=None if "b" in mode else "utf-8") as file:
+        text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
+        with open(part, mode, **text) as file:
             yield file
             file.flush()
             _flush_to_disk(file)
@@ -124,13 +126,27 @@ def write_text(path, text):
         file.write(text)
 
 
+def read_file(path):
+    """The bytes of a file. OSError when it cannot be read; UserError for a device or a pipe, which may never end."""
+    refuse_endless(path)
+    return Path(path).read_bytes()
+
+
+def refuse_endless(path):
+    """UserError when a path leads to a device, a pipe or a socket."""
+    with contextlib.suppress(OSError, ValueError):  # what reads the file says so
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UserError(f"{path} is a device or a pipe, and no file. Move it away")
+
+
 def read_text(path):
     """The text of a file in UTF-8, UTF-16 or UTF-32, with or without byte-order mark, or in Windows' Western encoding.
 
     FileNotFoundError when it is missing; UserError when it cannot be read or holds no text.
     """
     try:
-        content = Path(path).read_bytes()
+        content = read_file(path)
     except FileNotFoundError:
         raise
     except OSError as error:

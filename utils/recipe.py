@@ -103,13 +103,17 @@ class Recipe:
 
     def check(self):
         """ValueError, naming the flag, when a value is out of range."""
-        for name, _, _, least in flags():
+        for name, kind, _, least in flags():
+            if not _is(getattr(self, name), kind):
+                raise ValueError(f"{flag(name)} must be {KINDS[kind]}, got {getattr(self, name)!r}")
             if least is not None and not least <= getattr(self, name) < math.inf:
                 raise ValueError(f"{flag(name)} must be at least {least}, got {getattr(self, name)}")
         if self.momentum >= 1:
             raise ValueError(f"--momentum must be below 1, got {self.momentum}")
         if self.select_on not in ("test", "openood"):
             raise ValueError(f"--select-on must be test or openood, got {self.select_on}")
+        if not all(_is(epoch, int) and epoch >= 0 for epoch in self.milestones):
+            raise ValueError(f"--milestones must be epochs, got {self.milestones}")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if len(values) != 3 or not all(map(math.isfinite, values)) or name == "std" and min(values) <= 0:
@@ -141,6 +145,18 @@ def flags():
     for entry in fields(Recipe):
         kind, text, *least = get_args(entry.type)
         yield entry.name, kind, text, least[0] if least else None
+
+
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", tuple: "numbers"}
+
+
+def _is(value, kind):
+    """Whether a value of a recipe has a type of Python or of JSON that means the same."""
+    if kind is tuple:
+        return isinstance(value, tuple) and all(_is(one, float) for one in value)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
 
 
 def flag(name):

@@ -20,8 +20,9 @@ import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from utils.io import UserError, atomic_write, system_error, write_text
+from utils.io import UserError, atomic_write, read_file, refuse_endless, system_error, write_text
 from utils.recipe import Method, Recipe
+from utils.run_record import check_record
 
 IDENTITY_KEYS = ("run", "recipe", "data")  # the entries of config.json that make a run that run
 
@@ -72,16 +73,14 @@ def load_run(folder):
     except FileNotFoundError:
         raise UserError(f"{folder} is not a run: it has no config.json. Train it: python train.py --help") from None
     try:
+        check_record(config)
         address, recipe = config["run"], config["recipe"]
         if set(recipe) != {field.name for field in fields(Recipe)}:
             raise ValueError("its recipe has other fields")
         recipe = Recipe(**{name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()})
         recipe.check()
-        names = [address[key] for key in ("dataset", "model", "method")]
-        if not all(isinstance(name, str) for name in names) or not isinstance(address["seed"], int):
-            raise ValueError("its address is invalid")
-        run = Run(folder, *names, address["seed"], Method(**config["method"]), recipe)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        run = Run(folder, *map(address.get, ("dataset", "model", "method", "seed")), Method(**config["method"]), recipe)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{folder / 'config.json'} is not a run's record of this version ({error!r}). Put a good copy "
                         "there, or train the run again with --fresh") from error
     return run, config
@@ -96,7 +95,8 @@ def check_same_run(folder, config):
         before = read_json(folder / "config.json")
     except FileNotFoundError:
         return config
-    if not all(isinstance(before.get(entry), dict) for entry in IDENTITY_KEYS):
+    if not all(isinstance(before.get(entry), dict) for entry in IDENTITY_KEYS) or not isinstance(
+            before.get("sessions", []), list):
         raise UserError(f"{folder / 'config.json'} is not a run's record of this version. Its folder is untouched. Use "
                         "--fresh to replace it, or another --results-dir")
     different = differences(before, config)
@@ -148,8 +148,8 @@ def clear(folder, names=None):
 def read_json(path):
     """A dict. FileNotFoundError when there is no file, UserError when it is damaged or of another kind."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        content = json.loads(read_file(path).decode())
+    except (FileNotFoundError, UserError):
         raise
     except (ValueError, OSError, RecursionError) as error:
         raise system_error(error, path) or UserError(
@@ -179,6 +179,7 @@ def write_table(path, rows):
 def file_digest(path):
     """The SHA-256 of a file."""
     digest = hashlib.sha256()
+    refuse_endless(path)
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
@@ -214,11 +215,12 @@ LIMITS = {**dict.fromkeys(("accuracy", "ece", "auroc", "aupr", "fpr95", "tnr95",
 ROUNDING = 1e-6  # an area under a curve of thousands of points may be 1 + 2e-16
 
 
-def write_metrics(run, rows):
+def write_metrics(run, rows, weights=""):
     """Write metrics.csv. Its last row has the metric "rows", their number as its value, and their SHA-256 as its note.
 
     Args:
         rows: tuples in the order of METRIC_COLUMNS; the note may be left out.
+        weights: the SHA-256 of the run's weights.pt, which goes into the last row's note, too.
     UserError when a value cannot be true.
     """
     rows = [(*row, "")[:len(METRIC_COLUMNS)] for row in rows]
@@ -227,18 +229,20 @@ def write_metrics(run, rows):
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([METRIC_COLUMNS, *rows])
     digest = hashlib.sha256(text.getvalue().encode()).hexdigest()
-    writer.writerow(("", "", "", "", "", "rows", len(rows), f"sha256:{digest}"))
+    writer.writerow(("", "", "", "", "", "rows", len(rows), f"sha256:{digest}" + f" weights:{weights}" * bool(weights)))
     with atomic_write(run / "metrics.csv") as file:
         file.write(text.getvalue().encode())
 
 
-def read_metrics(run):
+def read_metrics(run, config=None):
     """The rows of metrics.csv, tuples in the order of METRIC_COLUMNS; values are floats, the closing row is left out.
 
+    Args:
+        config: the run's, to compare the weights that both tell of.
     FileNotFoundError when there is none; UserError when it is not as `write_metrics` left it, or holds what cannot be.
     """
     path = run / "metrics.csv"
-    content = path.read_bytes()
+    content = read_file(path)
     before, line_end, last = content.removesuffix(b"\n").rpartition(b"\n")
     before += line_end
     try:
@@ -250,9 +254,15 @@ def read_metrics(run):
         raise UserError(f"{path} has the columns {','.join(header)[:100]}, expected {','.join(METRIC_COLUMNS)}: it is "
                         f"damaged or of an older version. {_EVALUATE} {run}")
     digest = hashlib.sha256(before).hexdigest()
-    if not content.endswith(b"\n") or closing != ["", "", "", "", "", "rows", str(len(rows)), f"sha256:{digest}"]:
+    note, _, weights = (closing or [""])[-1].partition(" weights:")
+    expected = ["", "", "", "", "", "rows", str(len(rows)), f"sha256:{digest}"]
+    if not content.endswith(b"\n") or [*closing[:-1], note] != expected:
         raise UserError(f"{path} is incomplete or was changed: its last line does not fit the {len(rows)} rows before "
                         f"it. {_EVALUATE} {run}")
+    known = (config or {}).get("sha256", {}).get("weights.pt", weights)
+    if weights and weights != known:
+        raise UserError(f"{path} was made of other weights than config.json tells of: it is another run's. {_EVALUATE} "
+                        f"{run}")
     try:
         rows = [(*row[:6], float(row[6]), row[7]) for row in rows]
     except (ValueError, IndexError) as error:

@@ -48,6 +48,14 @@ def count(text):
     return number
 
 
+def not_negative(text):
+    """A number of 0 or more, as the type of an argument."""
+    number = float(text)
+    if not number >= 0:  # NaN, too
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
+    return number
+
+
 def say(text):
     """Print a line, for people. A closed or full standard output does not stop the work of the script."""
     try:

@@ -5,10 +5,13 @@ import os
 import numpy as np
 
 from data.datasets import CATALOG, array_file
-from data.manifest import FILE, Damaged, array_headers, read_arrays, read_manifest
+from data.manifest import FILE, read_manifest
 from data.sources import download, images
+from data.sources.registry import SOURCES
 from data.splits import content_digest
+from data.user_sets import described
 from utils.io import UserError, atomic_write, write_text
+from utils.npz import Damaged, array_headers, read_arrays
 from utils.script import say
 
 
@@ -95,10 +98,15 @@ def verify(name, data_dir):
     """Compare a prepared set with its manifest, byte for byte, and print the result. True when nothing is wrong."""
     folder, wrong, checked = data_dir / name, [], 0
     try:
-        splits = read_manifest(folder)["splits"]
+        content = read_manifest(folder)
+        splits = content["splits"]
+        if "dataset" in content:
+            described(name, content)
+        if not splits:
+            wrong = [FILE]
     except FileNotFoundError:
         return True  # not prepared, or the user's own
-    except UserError:
+    except (UserError, KeyError, TypeError, ValueError):
         splits, wrong = {}, [FILE]
     for split, record in splits.items():
         for file, expected in record.get("files", {}).items():
@@ -111,7 +119,8 @@ def verify(name, data_dir):
             if not (folder / split).is_dir() or digest(folder / split) != kept.get("sha256"):
                 wrong.append(f"{split}/")
     if wrong:
-        say(f"{name:14} DAMAGED: {', '.join(wrong)}. Prepare it again: python data/prepare.py {name} --fresh")
+        again = name if name in SOURCES else f"--folder {name}=DIR"
+        say(f"{name:14} DAMAGED: {', '.join(wrong)}. Prepare it again: python data/prepare.py {again} --fresh")
     else:
         say(f"{name:14} as it was prepared ({checked} checksums)")
     return not wrong

@@ -58,9 +58,10 @@ def test_an_error_while_a_file_is_written_leaves_what_was_there(tmp_path):
 @pytest.mark.parametrize("number", [24, 12, 116, 5, 13])  # EMFILE, ENOMEM, ESTALE, EIO, EACCES
 def test_what_the_system_says_is_no_damage(tmp_path, data_dir, number):
     """A file that cannot be opened is not called damaged, neither a manifest, a config nor a checkpoint."""
-    from data.manifest import array_headers, read_manifest
+    from data.manifest import read_manifest
     from engine import checkpoint
     from utils import run_dir
+    from utils.npz import array_headers
 
     def fail(*_, **__):
         raise OSError(number, os.strerror(number))

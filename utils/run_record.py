@@ -1,0 +1,38 @@
+"""What config.json of a finished run must hold before a network is built from it, or an image is read for it."""
+
+METHOD = {"head": str, "members": int, "diversity": str, "outliers": str}
+IMAGES = {"size": int, "shorter_side": int}
+
+
+def check_record(config):
+    """ValueError, naming the entry, when one is missing or of another type than train.py writes."""
+    _check("", config, {"run": dict, "method": dict, "num_classes": int, "best_epoch": int, "data": dict})
+    _check("run.", config["run"], {"dataset": str, "model": str, "method": str, "seed": int})
+    _check("method.", config["method"], METHOD)
+    if config["method"]["members"] < 1 or config["num_classes"] < 1:
+        raise ValueError("method.members or num_classes is less than 1")
+    digests = config.get("sha256", {})
+    _check("sha256.", digests, dict.fromkeys(digests if _is(digests, dict) else (), str))
+    if "images" in config:
+        _check_images(config["images"])
+
+
+def _check_images(images):
+    _check("images.", images, IMAGES)
+    if not 1 <= images["size"] <= images["shorter_side"]:
+        raise ValueError("images.size or images.shorter_side is no number of pixels")
+    names = images.get("class_names", 0)
+    if names is not None and not (_is(names, list) and all(_is(name, str) for name in names)):
+        raise ValueError("images.class_names are no names")
+
+
+def _check(where, entries, kinds):
+    if not _is(entries, dict):
+        raise ValueError(f"{where.rstrip('.') or 'it'} is no object")
+    for name, kind in kinds.items():
+        if not _is(entries.get(name), kind):
+            raise ValueError(f"{where}{name} is missing or of another type")
+
+
+def _is(value, kind):
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
