@@ -15,7 +15,11 @@ def title_of(name):
 
 
 def is_known(method):
-    return method in METHODS
+    """Whether the method is registered, or a combination of what is registered, like dismax-5-gradcam."""
+    try:
+        return bool(recipes.method_of(method))
+    except ValueError:
+        return False
 
 
 def is_dismax_method(method):

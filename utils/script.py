@@ -59,7 +59,7 @@ def not_negative(text):
 def say(text):
     """Print a line, for people. A closed or full standard output does not stop the work of the script."""
     try:
-        print(text, flush=True)
+        print(f"{text}\n", end="", flush=True)  # in one piece: several threads may print
     except (OSError, ValueError):
         _discard(sys.stdout)
 
