@@ -29,14 +29,17 @@ def test_make_runs_what_is_missing_and_nothing_twice(data_dir, tmp_path):
 
 
 def test_the_published_commands_work_from_anywhere(tmp_path):
-    """What each would do (make -n): its data set, network, losses and seeds, from the root and from elsewhere."""
+    """What each would do (make -n): its data set, network, losses and seeds, called from elsewhere; and one of them in
+    every way."""
     networks = ("densenetbc100", "resnet34", "wideresnet2810")
     names = {f"run_{dataset}_{model}.sh" for dataset in ("cifar10", "cifar100") for model in networks}
     names |= {"run_imagenet1k_resnet18.sh"}
     for name in names:
         _, dataset, model = name.removesuffix(".sh").split("_")
         seeds = 1 if dataset == "imagenet1k" else 5
-        for path, cwd in ((f"./{name}", ROOT), (ROOT / name, tmp_path), (ROOT / "run_scripts" / name, tmp_path)):
+        ways = [(ROOT / name, tmp_path), (f"./{name}", ROOT), (ROOT / "run_scripts" / name, tmp_path)]
+        assert (ROOT / name).resolve() == ROOT / "run_scripts" / name
+        for path, cwd in ways if model == "resnet18" else ways[:1]:
             done = subprocess.run([path, "-n", f"PY={sys.executable}", "RESULTS=/nonexistent"], cwd=cwd,
                                   capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
@@ -75,7 +78,7 @@ def test_a_shortened_try_never_stands_in_for_the_real_run():
 def test_make_help_lists_every_target():
     """What is .PHONY is a target for people, but for the two that other targets and scripts call; each is explained."""
     text = (ROOT / "Makefile").read_text()
-    blocks = re.search(r"^BLOCKS := \$\(addprefix (reproduce-),(.*)\)$", text, re.M)
+    blocks = re.search(r"^BLOCKS +:= \$\(addprefix (reproduce-),(.*)\)$", text, re.M)
     named = {blocks[1] + name for name in blocks[2].split()}
     declared = {target for line in re.findall(r"^\.PHONY:(.*)$", text, re.M) for target in line.split()} | named
     listed = dict(re.findall(r"^make (\S+) +(.*)$", make("help").stdout, re.M))
