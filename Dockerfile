@@ -1,6 +1,7 @@
-# docker build -t dismax-sdde .                                                       for CPUs
-# docker build -t dismax-sdde --build-arg TORCH=https://download.pytorch.org/whl/cu128 .    for NVIDIA GPUs
+# docker build -t dismax-sdde .        for CPUs; for NVIDIA GPUs add
+#   --build-arg TORCH=https://download.pytorch.org/whl/cu128
 # docker run --rm -it -v "$PWD/results:/reproduction/results" dismax-sdde make demo
+# The image has no .git, so config.json of a run that is made in it names no commit.
 FROM python:3.12-slim
 
 ARG TORCH=https://download.pytorch.org/whl/cpu
