@@ -126,8 +126,8 @@ def open_training_sets(args, run, device):
     if recipe.select_on == "openood":
         selection_set = selection_set.subset(benchmark(run.dataset, args.data_dir, splits).validation.index["test"])
         if not len(selection_set):
-            raise UserError(f"{run.dataset} has {len(test_split)} test images: none is left to choose the best epoch by. "
-                            "Use --select-on test")
+            raise UserError(f"{run.dataset} has {len(test_split)} test images, and none is left to choose the best "
+                            "epoch by: use --select-on test")
     if recipe.per_class:
         with value_error_is_users():  # whether there are classes enough
             class_balanced(train_set.labels.cpu(), recipe.batch_size, recipe.per_class, np.random.default_rng())

@@ -32,6 +32,8 @@ Next, the real thing:
 
 
 def main():
+    if len(sys.argv) != 2:
+        raise UserError("name the folder of one run")
     folder = Path(sys.argv[1])
     run, config = load_run(folder)
     logits, labels = saved_logits(folder, run.dataset)

@@ -84,5 +84,6 @@ def test_make_help_lists_every_target():
 
 @pytest.mark.parametrize("typed", ["SEEDS=abc", "DATASET=nosuch", "METHODS=nosuch"])
 def test_a_grid_without_runs_fails_and_says_so(tmp_path, typed):
-    done = make("runs", f"PY={sys.executable}", f"PYTHON={sys.executable}", f"RESULTS={tmp_path}", "DATASET=digits", typed)
+    python = f"PY={sys.executable}", f"PYTHON={sys.executable}"
+    done = make("runs", *python, f"RESULTS={tmp_path}", "DATASET=digits", typed)
     assert done.returncode == 2 and "There are no such runs" in done.stderr, done.stderr
