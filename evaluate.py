@@ -176,7 +176,7 @@ def evaluate(folder, args, device):
         if checkpoint == "last":
             weights = cache.weights_digest
             write_score_files(cache, [splits.get(run.dataset), *(split for split, _ in ood_splits)], detector_scores)
-    is_other = config["data"].get("test", splits.get(run.dataset).digest) != splits.get(run.dataset).digest
+    is_other = config.get("data", {}).get("test", splits.get(run.dataset).digest) != splits.get(run.dataset).digest
     rows = with_notes(rows, args.bf16, is_other)
     if distributed.is_main():
         run_dir.write_json(folder / "calibration.json", calibrations)
