@@ -142,7 +142,7 @@ def row_of(run):
 
 def dismax_tables(dataset, results):
     """The DisMax benchmark's, of a data set with single networks."""
-    benchmark, title, name = dismax.BENCHMARK, title_of(dataset), f"dismax_{dataset}"
+    benchmark, title, name = dismax.BENCHMARK, f"{title_of(dataset)}, dismax", f"dismax_{dataset}"
     lines = compare(benchmark, dataset, results.runs)
     if lines:
         yield Table(name, title, list(sections(benchmark, dataset, lines, results)), benchmark.legend,

@@ -36,7 +36,7 @@ def test_own_images_are_trained_on_evaluated_and_answered_for(tmp_path):
     answers = script("detect.py", run, tmp_path / "images/tulip/00.png", "--json", "--device", "cpu").stdout
     assert json.loads(answers)["class_name"] in ("rose", "tulip")
     printed = script("analyze.py", "--results-dir", results).stdout
-    assert "flowers, LeNet" in printed and "ood: holiday AUROC (%)" in printed
+    assert "flowers, dismax, LeNet" in printed and "ood: holiday AUROC (%)" in printed
 
 
 def test_an_unknown_data_set_is_refused_with_the_names_that_exist(tmp_path):

@@ -90,7 +90,7 @@ def test_names_of_no_registry_get_a_row_a_note_and_a_default_score(tmp_path):
     said = printed(tmp_path)
     assert "near: theirs AUPR (%)" in said and "75.00" in said and "tiny on mine is in neither paper." in said
     assert "Not registered, so listed under its own name: new." in said and "tiny on digits 0–6" in said
-    assert printed(tmp_path, "--dataset", "mine").count("mine, tiny") == 1
+    assert printed(tmp_path, "--dataset", "mine").count("mine, dismax, tiny") == 1
 
 
 # ---- images ----
