@@ -68,6 +68,10 @@ def main():
     write = json_writer() if args.json else csv_writer(COLUMNS if len(runs) == 1 else ("run", *COLUMNS))
     problems = 0
     for file in image_files(images):
+        if isinstance(file, UserError):
+            print(f"detect.py: {file}", file=sys.stderr)
+            problems += 1
+            continue
         for reader in readers:
             try:
                 row = reader.answer(file)
@@ -132,14 +136,18 @@ def image_facts(dataset):
 
 
 def image_files(paths):
-    """The files behind paths, folders and "-"."""
+    """The files behind paths, folders and "-"; for a folder that cannot be read its UserError."""
     for path in paths:
         if path == "-":
             for line in sys.stdin.buffer:
                 if name := line.rstrip(b"\r\n"):
                     yield os.fsdecode(name)
         elif os.path.isdir(path):
-            found, skipped = find_images(path)
+            try:
+                found, skipped = find_images(path)
+            except UserError as error:
+                yield error
+                continue
             for line in report_skipped(skipped, path):
                 print(f"detect.py: {line}", file=sys.stderr)
             if not found:

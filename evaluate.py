@@ -46,6 +46,7 @@ from utils.script import count, run_script, say
 
 
 IN_BF16 = "the network ran in bfloat16"
+OTHER_IMAGES = "prepared again since the training: images that were trained on may be among them"
 
 
 def main():
@@ -175,14 +176,25 @@ def evaluate(folder, args, device):
         if checkpoint == "last":
             weights = cache.weights_digest
             write_score_files(cache, [splits.get(run.dataset), *(split for split, _ in ood_splits)], detector_scores)
-    if args.bf16:
-        rows = [(*row[:7], "; ".join([*row[7:], IN_BF16])) if row[5] == "images" else row for row in rows]
+    is_other = config.get("data", {}).get("test", splits.get(run.dataset).digest) != splits.get(run.dataset).digest
+    rows = with_notes(rows, args.bf16, is_other)
     if distributed.is_main():
         run_dir.write_json(folder / "calibration.json", calibrations)
         run_dir.write_metrics(folder, rows, weights)
         absent = [name for name in groups if not splits.available(name)] + sum(listed.missing.values(), [])
+        if is_other:
+            say(f"{folder}: the test images of {run.dataset} were {OTHER_IMAGES}. Tables say so")
         left_out = f"; not prepared: {', '.join(dict.fromkeys(absent))}" if absent else ""
         say(f"{folder}: {len(rows)} metrics{left_out}")
+
+
+def with_notes(rows, in_bf16, is_other):
+    """The rows, those that count images with what else is to be said of them."""
+    noted = []
+    for row in rows:
+        notes = [IN_BF16] * in_bf16 + [OTHER_IMAGES] * (is_other and row[2] == "id") if row[5] == "images" else []
+        noted.append((*row[:7], "; ".join(filter(None, [*row[7:], *notes]))) if notes else row)
+    return noted
 
 
 def rows_of(cache, id_split, ood_splits, listed, detector_scores):

@@ -129,7 +129,7 @@ def open_training_sets(args, run, device):
         if not len(selection_set):
             raise UserError(f"{run.dataset} has {len(test_split)} test images, and none is left to select the epoch "
                             "on. Use --select-on test")
-    if recipe.per_class:
+    if recipe.per_class > 1 and recipe.batch_size % recipe.per_class == 0:  # others are refused with the loss
         with value_error_is_users():  # whether there are classes enough
             class_balanced(train_set.labels.cpu(), recipe.batch_size, recipe.per_class, np.random.default_rng())
     digests, outlier_set = {"train": train_split.digest, "test": test_split.digest}, None

@@ -82,6 +82,9 @@ def read_runs(results_dir, dataset="*", needed=True):
     is needed."""
     results_dir = Path(results_dir)
     runs, left_out = [], []
+    for folder in run_dir.closed_folders(results_dir, dataset):
+        names = (*folder.relative_to(results_dir).parts, "", "")[:3]
+        left_out.append(LeftOut(folder, *names, "it cannot be read by this user: change its permissions"))
     for folder in run_dir.find_runs(results_dir, dataset):
         try:
             runs.append(_read_run(folder))

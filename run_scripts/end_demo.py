@@ -40,6 +40,8 @@ Or train on CIFAR-10, one epoch in 80 minutes on two CPU cores:
 
 
 def main():
+    if len(sys.argv) != 2:
+        raise UserError("name the folder of one run")
     folder = Path(sys.argv[1])
     run, config = load_run(folder)
     logits, labels = saved_logits(folder, run.dataset)

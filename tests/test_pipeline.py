@@ -240,7 +240,7 @@ def test_the_report_is_a_page_with_pictures(results_dir):
     script("analyze.py", "--results-dir", results_dir, "--report")
     page = (results_dir / "report.html").read_text()
     pictures = re.findall(r'<img src="([^"]+)"', page)
-    assert len(pictures) == 5 and page.count("<table>") == 3 and "SHORTENED" in page and "DisMax†" in page
+    assert len(pictures) == 5 and page.count("<table>") == 4 and "SHORTENED" in page and "DisMax†" in page
     for picture in pictures:
         assert (results_dir / picture).read_bytes().startswith(b"\x89PNG")
 

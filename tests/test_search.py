@@ -15,7 +15,7 @@ def test_a_search_ranks_weights_by_what_it_was_told_to(tmp_path, data_dir):
     assert sorted(table.weight) == [0, 0.005] and table.published.is_monotonic_decreasing and "minmax" in said
     assert " 0.005" in said, "weights are not rounded away"
     done = script(*words, check=False)
-    assert done.returncode == 1 and "no outliers to validate by are prepared for digits" in done.stderr
+    assert done.returncode == 1 and "no validation outliers are prepared for digits" in done.stderr
     assert "is finished (1 epochs). Nothing to do" in done.stdout, "not trained twice"
 
 

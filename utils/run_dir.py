@@ -61,6 +61,13 @@ def find_runs(results_dir, dataset="*", done="metrics.csv"):
     return sorted(path.parent for path in Path(results_dir).glob(f"{dataset}/*/*/seed*/{done}"))
 
 
+def closed_folders(results_dir, dataset="*"):
+    """The folders of runs, and those above them, that this user cannot look into."""
+    levels = [Path(results_dir).glob("/".join([dataset, *("*", "*", "seed*")[:depth]])) for depth in range(4)]
+    folders = [path for paths in levels for path in paths if path.is_dir()]
+    return sorted(path for path in folders if not os.access(path, os.R_OK | os.X_OK))
+
+
 def is_finished(folder):
     return (folder / "weights.pt").is_file() and (folder / "config.json").is_file()
 

@@ -6,13 +6,14 @@ IMAGES = {"size": int, "shorter_side": int}
 
 def check_record(config):
     """ValueError, naming the entry, when one is missing or of another type than train.py writes."""
-    _check("", config, {"run": dict, "method": dict, "num_classes": int, "best_epoch": int, "data": dict})
+    _check("", config, {"run": dict, "method": dict, "num_classes": int, "best_epoch": int})
     _check("run.", config["run"], {"dataset": str, "model": str, "method": str, "seed": int})
     _check("method.", config["method"], METHOD)
     if config["method"]["members"] < 1 or config["num_classes"] < 1:
         raise ValueError("method.members or num_classes is less than 1")
     digests = config.get("sha256", {})
     _check("sha256.", digests, dict.fromkeys(digests if _is(digests, dict) else (), str))
+    _check("data.", config.get("data", {}), {})
     if "images" in config:
         _check_images(config["images"])
 

@@ -42,7 +42,7 @@ def prepare_splits(finder, folder, fresh, lines):
     ready, problems = ready_splits(folder), {}
     missing = [s for s in data_set.counts if fresh or s not in ready or is_partial(ready[s], data_set.counts[s])]
     made = MAKERS[name]() if missing and name in MAKERS else {}
-    changed = False
+    stored = set()
     for split in missing:
         made_here = [Found(made[split], "made from scikit-learn's files", True)] if split in made else ()
         for found in made_here or finder.candidates(split):
@@ -53,10 +53,11 @@ def prepare_splits(finder, folder, fresh, lines):
             if record:
                 if isinstance(found.content, ImageSource):
                     lines += report_skipped(found.content.skipped, found.content.tree.root)
-                ready[split], changed = record, True
+                ready[split] = record
+                stored.add(split)
                 break
         problems[split] = finder.problems
-    if changed:
+    if stored:
         write_manifest(folder, name, ready)
     for split, expected in data_set.counts.items():
         if split in ready:
@@ -68,7 +69,8 @@ def prepare_splits(finder, folder, fresh, lines):
             lines += [f"{'':21}  but {problem}" for problem in problems.get(split, [])]
         else:
             lines.append(f"{name:14} {split:6} missing: {'; '.join(problems[split]) or how_to_place(name)}")
-    return all(s in ready and not is_partial(ready[s], data_set.counts[s]) for s in data_set.counts)
+    return all(s in ready and not is_partial(ready[s], data_set.counts[s]) and (s in stored or not fresh)
+               for s in data_set.counts)
 
 
 def prepare_corrupted(finder, folder, fresh, lines):

@@ -106,13 +106,18 @@ def verify(name, data_dir):
             wrong = [FILE]
     except FileNotFoundError:
         return True  # not prepared, or the user's own
-    except (UserError, KeyError, TypeError, ValueError):
+    except (UserError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error.__cause__, OSError):
+            return say(f"{name:14} cannot be verified: {error}")
         splits, wrong = {}, [FILE]
     for split, record in splits.items():
         for file, expected in record.get("files", {}).items():
             checked += 1
-            if not _same(folder / file, expected):
-                wrong.append(file)
+            try:
+                if not _same(folder / file, expected):
+                    wrong.append(file)
+            except UserError as error:  # of the system
+                return say(f"{name:14} cannot be verified: {error}")
         if kept := record.get("folder"):
             checked += 1
             digest = images.listing_digest if kept.get("linked") else images.content_digest
