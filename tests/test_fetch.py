@@ -278,7 +278,9 @@ def test_ctrl_c_stops_at_once_and_the_next_call_goes_on(server, tmp_path):
     """With the patience of real life, and a server that has fallen silent."""
     server.files["/train_32x32.mat"], server.faults["/train_32x32.mat"] = CONTENT, ["stall"]
     words = [sys.executable, ROOT / "data/prepare.py", "svhn", "--mirror", server.url, "--data-dir", tmp_path]
-    running = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(  # a job in the background, as these tests may be, ignores Ctrl-C
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     part = tmp_path / "downloads/train_32x32.mat.part"
     for _ in range(1200):
         if part.exists() and part.stat().st_size == 150_000:
