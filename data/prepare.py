@@ -82,7 +82,7 @@ def main():
     args = parse_arguments()
     own = register(args.data_dir)
     for name in args.names:
-        if name not in SOURCES and not (args.verify and (args.data_dir / name / "manifest.json").exists()):
+        if name not in SOURCES and not (args.verify and name in prepared_folders(args.data_dir)):
             more = f". {name} is your own: --folder {name}={own[name].made_from}" if name in own else ""
             raise UserError(f"unknown data set {name!r}: choose from {', '.join(SOURCES)}{more}")
     mirrors = [m if m.startswith(("http://", "https://")) else Path(m) for m in args.mirror]
@@ -96,8 +96,8 @@ def main():
     names = list(dict.fromkeys(CATALOG[name].part_of or name for name in asked or SOURCES))
 
     if args.verify:
-        others = [path.parent.name for path in sorted(args.data_dir.glob("*/manifest.json"))]  # damaged ones, too
-        damaged = [name for name in dict.fromkeys([*names, *others * (not asked)]) if not verify(name, args.data_dir)]
+        others = [] if asked else prepared_folders(args.data_dir)
+        damaged = [name for name in dict.fromkeys([*names, *others]) if not verify(name, args.data_dir)]
         sys.exit(1 if damaged else 0)
     if args.folder:
         prepare_folders(args)
@@ -109,6 +109,12 @@ def main():
     if any(name in OPENOOD for name in names) and args.benchmark != ["dismax"]:
         copy_lists(mirrors, args.data_dir)
     prepare_all(names, bool(asked), mirrors, args)
+
+
+def prepared_folders(data_dir):
+    """The names of the folders that hold a manifest, whatever it is, or arrays."""
+    folders = [path for path in sorted(data_dir.glob("*")) if path.is_dir()]
+    return [path.name for path in folders if os.path.lexists(path / "manifest.json") or any(path.glob("*.npz"))]
 
 
 def prepare_folders(args):

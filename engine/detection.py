@@ -100,8 +100,8 @@ def _check(calibration):
     """KeyError, TypeError or ValueError when it is not as `calibrate` made it."""
     if not (_is_number(calibration["temperature"]) and calibration["temperature"] > 0):
         raise ValueError("the temperature is none")
-    if calibration["percentiles"] != list(PERCENTILES):
-        raise ValueError("the percentiles are others")
+    if calibration["percentiles"] != list(PERCENTILES) or not isinstance(calibration["images"], int):
+        raise ValueError("the percentiles or the number of images are others")
     for score, values in calibration["thresholds"].items():
         if len(values) != len(PERCENTILES) or not all(map(_is_number, values)) or values != sorted(values):
             raise ValueError(f"the thresholds of {score} are none")

@@ -11,6 +11,10 @@ def check_record(config):
     _check("method.", config["method"], METHOD)
     if config["method"]["members"] < 1 or config["num_classes"] < 1:
         raise ValueError("method.members or num_classes is less than 1")
+    overrides = config.get("overrides", {})
+    _check("overrides.", overrides, dict.fromkeys(overrides if _is(overrides, dict) else (), dict))
+    if not all({"used", "published"} <= set(change) for change in overrides.values()):
+        raise ValueError("an override does not say what is published and what was used")
     digests = config.get("sha256", {})
     _check("sha256.", digests, dict.fromkeys(digests if _is(digests, dict) else (), str))
     _check("data.", config.get("data", {}), {})

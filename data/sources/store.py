@@ -105,7 +105,9 @@ def verify(name, data_dir):
         if not splits:
             wrong = [FILE]
     except FileNotFoundError:
-        return True  # not prepared, or the user's own
+        if not any(folder.glob("*.npz")):
+            return True  # not prepared, or the user's own
+        splits, wrong = {}, [FILE]
     except (UserError, KeyError, TypeError, ValueError) as error:
         if isinstance(error.__cause__, OSError):
             return say(f"{name:14} cannot be verified: {error}")

@@ -41,7 +41,7 @@ def prepare_folder(name, root, size, data_dir, test_fraction=0.2, fresh=False):
     if len(sources) == 1:
         info["split"] = {"test_fraction": test_fraction, "seed": SEED, "by": "MD5 of '<seed> <name>' within each class"}
     known = before.get("dataset", {})
-    if not fresh and {key: known.get(key) for key in info} == info:
+    if not fresh and "class_names" in known and {key: known.get(key) for key in info} == info:  # not after a kill
         return [*lines, *_summary(name, before)]
     if not before:
         write_manifest(folder, name, {}, dataset=info)  # the folder is ours from now on
@@ -60,7 +60,8 @@ def _before(folder, fresh):
     try:
         content = read_manifest(folder)
     except (FileNotFoundError, UserError) as error:
-        if folder.is_dir() and any(folder.iterdir()) and not (fresh and isinstance(error, UserError)):
+        kept = [path for path in folder.iterdir() if path.suffix != ".part"] if folder.is_dir() else []  # by a kill
+        if kept and not (fresh and isinstance(error, UserError)):
             raise _not_ours(folder) from None
         return {}
     if "dataset" not in content:

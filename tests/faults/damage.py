@@ -8,7 +8,8 @@ an exit status that is not 0. A traceback, another result without a word, and a 
 """
 import argparse
 import itertools
-import pickle
+import json
+import os
 import random
 import re
 import shutil
@@ -20,16 +21,30 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script:
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import forked
+import numpy as np
+import torch
+from PIL import Image
+
+from tests.faults.damages import DAMAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN, OTHER = "results/digits/lenet/softmax/seed1", "results/digits/lenet/isomax/seed1"
+ENSEMBLE = "results/digits/lenet/de-2-gradcam/seed1"
 STOPPED = "results/digits/lenet/dismax/seed1"  # has a checkpoint
 TRAIN = "train.py --dataset digits --model lenet --epochs 2 --data-dir data --results-dir results --device cpu --method"
 SCRIPTS = {
     "train": f"{TRAIN} softmax", "continue": f"{TRAIN} dismax --checkpoint-seconds 0",
+    "own": "train.py --dataset pets --model lenet --method dismax --epochs 1 --data-dir data --results-dir own "
+           "--device cpu",
     "evaluate": f"evaluate.py {RUN} --data-dir data --device cpu",
+    "weights": "evaluate.py --weights foreign.pt --dataset digits --model lenet --results-dir adopted --data-dir data "
+               "--device cpu",
     "analyze": "analyze.py --results-dir results", "report": "analyze.py --results-dir results --report",
-    "detect": f"detect.py {RUN} photo.png --device cpu",
+    "saliency": "analyze.py --results-dir results --saliency --data-dir data",
+    "scores": "analyze.py --results-dir results --scores x=scores",
+    "detect": f"detect.py {RUN} photo.png --device cpu", "exported": "detect.py exported photo.png --device cpu",
+    "export": f"export.py {RUN} target",
+    "prepare": "data/prepare.py digits --data-dir data", "verify": "data/prepare.py --verify --data-dir data",
 }
 # what each script reads, files below the folder of the matrix
 READS = {
@@ -42,94 +57,21 @@ READS = {
         "data/digits/test.npz", "data/digits/manifest.json", "data/photo_patches/test.npz",
         "data/photo_patches/manifest.json"],
     "analyze": [f"{RUN}/{name}" for name in ("config.json", "log.csv", "metrics.csv")],
-    "report": [f"{RUN}/{name}" for name in ("logits/digits.npz", "log.csv")],
+    "report": [f"{RUN}/{name}" for name in ("logits/digits.npz", "scores/MPS/digits.npz", "log.csv")],
+    "saliency": [f"{ENSEMBLE}/{name}" for name in ("saliency.npz", "config.json", "weights.pt")],
+    "scores": ["scores/digits.npz", "scores/digits_789.npz"], "weights": ["foreign.pt"],
+    "export": [f"{RUN}/{name}" for name in ("config.json", "weights.pt", "calibration.json", "metrics.csv")],
+    "exported": [f"exported/{name}" for name in ("config.json", "model.safetensors", "calibration.json")],
+    "own": ["data/pets/manifest.json", "data/pets/train.npz"],
+    "prepare": ["data/digits/manifest.json", "data/digits/train.npz"],
+    "verify": ["data/digits/manifest.json", "data/digits/train.npz", "data/pets/manifest.json"],
     "detect": [f"{RUN}/{name}" for name in ("config.json", "weights.pt", "calibration.json")] + ["photo.png"],
 }
 
 
-class Executed:
-    """A pickle that leaves a file where it is loaded."""
-
-    def __reduce__(self):
-        return exec, ("open('executed', 'w').close()",)
-
-
-def flip(content, rng):
-    place = rng.randrange(len(content))
-    return content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1:]
-
-
-DAMAGES = {
-    "empty": lambda content, rng: b"",
-    "first byte only": lambda content, rng: content[:1],
-    "cut": lambda content, rng: content[: len(content) // 2],
-    "last byte lost": lambda content, rng: content[:-1],
-    "zeros inside": lambda content, rng: content[: len(content) // 3] + b"\0" * 64 + content[len(content) // 3 + 64:],
-    "a bit flipped": flip,
-    "doubled": lambda content, rng: content * 2,
-    "a list": lambda content, rng: b"[1, 2]",
-    "text": lambda content, rng: "no file of ours, \xfcmlaut".encode("latin-1"),
-    "a pickle": lambda content, rng: pickle.dumps(Executed()),
-    "a pickle in a zip": lambda content, rng: zipped_pickle(),
-    "28 TB announced": lambda content, rng: zipped_array((1 << 30, 28 << 10)),
-    "an array of objects": lambda content, rng: zipped_pickled_array(),
-    "NaN": lambda content, rng: re.sub(rb"\d+\.\d+", b"NaN", content) if content.isascii() else nan_state(content),
-    "a folder": None, "missing": None, "the other run's": None, "a link to itself": None, "spaces": lambda c, r: b" \n",
-    "nested": lambda content, rng: b"[" * 100_000,
-}
-
-
-def zipped_pickle():
-    """What torch.save writes of an object that is no tensor."""
-    import io
-
-    import torch
-
-    buffer = io.BytesIO()
-    torch.save(Executed(), buffer)
-    return buffer.getvalue()
-
-
-def zipped_array(shape):
-    """An .npz file whose header says so much."""
-    import io
-    import zipfile
-
-    import numpy as np
-
-    buffer, header = io.BytesIO(), io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name in ("images", "labels", "logits", "positions", "source", "unreadable"):
-            archive.writestr(f"{name}.npy", header.getvalue() + b"12")
-    return buffer.getvalue()
-
-
-def zipped_pickled_array():
-    import io
-
-    import numpy as np
-
-    buffer = io.BytesIO()
-    objects = np.array([Executed()], dtype=object)
-    np.savez(buffer, **dict.fromkeys(("images", "labels", "logits", "positions", "source", "unreadable"), objects))
-    return buffer.getvalue()
-
-
-def nan_state(content):
-    """A state dict's first tensor becomes NaN; other files stay as they are."""
-    import io
-
-    import torch
-
-    try:
-        state = torch.load(io.BytesIO(content), weights_only=True)
-        next(tensor for tensor in state.values() if torch.is_tensor(tensor)).fill_(torch.nan)
-    except Exception:
-        return content
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
+# a word, or the part after NAME=, that is a path in the matrix' folder
+IN_FOLDER = re.compile(r"^(\w+=|)((data|results|own|adopted|target|exported|scores|pets|photo\.png|foreign\.pt)(/.*)?)$"
+                       r"(?<!\.py)")
 
 
 class Matrix:
@@ -139,15 +81,32 @@ class Matrix:
         self.folder = Path(folder)
         self.whole = self.folder / "whole"
         self.whole.mkdir()
-        self.run("data/prepare.py --for digits --data-dir data", self.whole)
-        for method in ("softmax", "isomax"):
-            self.run(f"{TRAIN} {method}", self.whole)
-        self.run(f"evaluate.py {RUN} {OTHER} --data-dir data --device cpu", self.whole)
+        self.must("data/prepare.py --for digits --data-dir data")
+        for method in ("softmax", "isomax", "gradcam --members 2"):
+            self.must(f"{TRAIN} {method}")
+        self.must(f"evaluate.py {RUN} {OTHER} {ENSEMBLE} --data-dir data --device cpu")
+        self.must("analyze.py --results-dir results --saliency --data-dir data")
+        shutil.rmtree(self.whole / "results/tables")
         self.stopped_run()
-        from PIL import Image
-
-        Image.new("RGB", (40, 30), (200, 90, 20)).save(self.whole / "photo.png")
+        self.must(f"export.py {RUN} exported")
+        shutil.copytree(self.whole / RUN / "scores/MPS", self.whole / "scores")
+        shutil.copy(self.whole / RUN / "weights.pt", self.whole / "foreign.pt")
+        self.pictures()
         self.expected = {}
+
+    def pictures(self):
+        """photo.png, and a set of the user's own."""
+        rng = np.random.default_rng(0)
+        for k in range(24):
+            path = self.whole / "pets" / ("cats", "dogs")[k % 2] / f"{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (30, 30, 3), dtype=np.uint8)).save(path)
+        Image.new("RGB", (40, 30), (200, 90, 20)).save(self.whole / "photo.png")
+        self.must("data/prepare.py --folder pets=pets --size 28 --data-dir data")
+
+    def must(self, words):
+        done = self.run(words, self.whole)
+        assert done.returncode == 0, done.stderr
 
     def undamaged(self, script):
         """What a script makes of the undamaged folder."""
@@ -175,8 +134,7 @@ class Matrix:
         return target
 
     def run(self, words, folder):
-        words = [str(folder / word) if word.split("/")[0] in ("data", "results", "photo.png") and ".py" not in word
-                 else word for word in words.split()]
+        words = [IN_FOLDER.sub(rf"\g<1>{folder}/\g<2>", word) for word in words.split()]
         return forked.run(words, ROOT, timeout=300)
 
     def cell(self, script, path, damage, rng):
@@ -185,10 +143,14 @@ class Matrix:
         try:
             target = folder / path
             content = target.read_bytes()
+            if script == "scores" and damage == "missing":
+                return ""  # nobody has said which sets others have scored
             if DAMAGES[damage] is None:
                 target.unlink()
             if damage == "a folder":
                 target.mkdir()
+            elif damage == "a pipe":
+                os.mkfifo(target)
             elif damage == "a link to itself":
                 target.symlink_to(target.name)
             elif damage == "the other run's":
@@ -213,7 +175,7 @@ class Matrix:
         if "Traceback" in done.stderr:
             return f"TRACEBACK {done.stderr.strip().splitlines()[-1][:150]}"
         if done.returncode:
-            said = done.stderr.strip()
+            said = done.stdout if script == "verify" else done.stderr.strip()
             return "" if said and len(said) < 1500 else f"SILENT exit with status {done.returncode}"
         if script == "evaluate" and "not prepared: " in done.stdout:
             return ""  # an OOD set is named and left out
@@ -222,22 +184,30 @@ class Matrix:
                 return ""
         except Exception as error:
             return f"NO RESULT, and not a word: {error!r}"[:150]
-        if script in ("analyze", "report") and re.search("Left out: ", done.stdout):
+        if script in TABLES and re.search("Left out: |No saliency maps of ", done.stdout):
             return ""  # said under the table
         return "ANOTHER RESULT, and not a word"
 
 
+TABLES = ("analyze", "report", "saliency", "scores")
+
+
 def result_of(script, folder, stdout):
     """What a script is for: tables, metrics, weights, answers."""
-    if script in ("analyze", "report"):
-        return {path.name: path.read_bytes() for path in sorted((folder / "results/tables").glob("*.md"))}
-    if script == "evaluate":
-        return (folder / RUN / "metrics.csv").read_bytes()
-    if script == "detect":
+    if script in TABLES:
+        return {path.name: path.read_text().replace(str(folder), "")
+                for path in sorted((folder / "results/tables").glob("*.md"))}
+    if script in ("evaluate", "weights"):
+        return {path.parent.name: path.read_bytes() for path in sorted(folder.glob("*/*/*/*/seed*/metrics.csv"))}
+    if script in ("detect", "exported", "verify"):
         return stdout.replace(str(folder), "")
-    import torch
-
-    run = folder / (RUN if script == "train" else STOPPED)
+    if script == "export":
+        files = {path.name: path.read_bytes() for path in sorted((folder / "target").iterdir())}
+        config = json.loads(files.pop("config.json"))  # beside these it is a copy of the run's
+        return files, config["detection"], config["images"]
+    if script == "prepare":
+        return {path.name: path.read_bytes() for path in sorted((folder / "data/digits").iterdir())}
+    run = folder / {"train": RUN, "continue": STOPPED, "own": "own/pets/lenet/dismax/seed1"}[script]
     state = torch.load(run / "weights.pt", weights_only=True)
     return {name: tensor.nan_to_num().tolist() for name, tensor in state.items()}
 
