@@ -56,7 +56,7 @@ def test_classes_that_are_called_by_numbers_are_meant_by_name(tmp_path):
 
 @pytest.mark.parametrize("label", ["²", "٢", "9" * 5_000, "-1", "1.0"])
 def test_what_only_looks_like_a_number_is_no_class(tmp_path, label):
-    with pytest.raises(UserError, match="classes that the training folder has not"):
+    with pytest.raises(UserError, match="classes that the training folder does not have"):
         found(tmp_path, f"a.png {label}\nb.png 0\nc.png 1\n", classes=WNIDS)
 
 
