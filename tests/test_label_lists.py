@@ -63,7 +63,7 @@ def test_what_only_looks_like_a_number_is_no_class(tmp_path, label):
 @pytest.mark.parametrize("images, message", [
     (("1.png", "2.png", "10.png"), "the order of the images cannot be known: 10.png comes second"),
     (("ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_00000002 copy.JPEG", "x.JPEG"), "2 copy.JPEG has none"),
-    (("ILSVRC2012_val_00000000.JPEG", "ILSVRC2012_val_00000003.JPEG"), "not of one set")])
+    (("ILSVRC2012_val_00000000.JPEG", "ILSVRC2012_val_00000003.JPEG"), "do not belong together")])
 def test_a_class_a_line_needs_the_numbers_of_the_images(tmp_path, images, message):
     with pytest.raises(UserError, match=message):
         found(tmp_path, "\n".join(WNIDS), "synset_labels.txt", images)
