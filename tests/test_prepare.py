@@ -264,3 +264,13 @@ def test_real_mnist_from_a_mirror(tmp_path):
     both = np.concatenate([found.validation.index["test"], found.test.index["test"]])
     assert sorted(both) == list(range(10_000)), "OpenOOD's numbers are places in the official order"
     assert found.missing == OPENOOD["mnist"] and "near is a mean over 0 of 2 sets: notmnist, f" in " ".join(found.notes)
+
+
+def test_a_damaged_file_is_made_again(data_dir, tmp_path):
+    shutil.copytree(data_dir / "digits", tmp_path / "digits")
+    path = tmp_path / "digits/train.npz"
+    whole, manifest = path.read_bytes(), (tmp_path / "digits/manifest.json").read_text()
+    path.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])  # of the same length
+    assert "train.npz" in script("data/prepare.py", "--verify", "--data-dir", tmp_path, check=False).stdout
+    script("data/prepare.py", "digits", "--data-dir", tmp_path)
+    assert path.read_bytes() == whole and (tmp_path / "digits/manifest.json").read_text() == manifest

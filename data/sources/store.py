@@ -49,7 +49,9 @@ def write_arrays(path, images, labels, names=None):
 
 
 def write_manifest(folder, name, splits, **more):
-    write_text(folder / FILE, json.dumps({"name": name, **more, "splits": splits}, indent=1) + "\n")
+    """splits: split → record; written in alphabetical order, whichever was made first."""
+    content = {"name": name, **more, "splits": dict(sorted(splits.items()))}
+    write_text(folder / FILE, json.dumps(content, indent=1) + "\n")
 
 
 def store_folder(found, target, folder, title):
@@ -62,7 +64,7 @@ def store_folder(found, target, folder, title):
 
 
 def ready_splits(folder):
-    """The splits that the manifest lists and whose files lie there in full length."""
+    """The splits that the manifest lists and whose files are there, undamaged. Of folders only the presence is seen."""
     return {split: record for split, record in recorded(folder).items() if _lies_there(folder, split, record)}
 
 
@@ -75,13 +77,27 @@ def recorded(folder):
 
 
 def _lies_there(folder, split, record):
-    if "files" not in record and "folder" not in record:
+    if "folder" in record and not (folder / split).is_dir() or not {"files", "folder"} & record.keys():
         return False
-    for name, file in record.get("files", {}).items():
-        path = folder / name
-        if not path.exists() or path.stat().st_size != file["bytes"]:
-            return False
-    return "folder" not in record or (folder / split).is_dir()
+    files = record.get("files", {})
+    if any(not (folder / name).exists() or (folder / name).stat().st_size != file["bytes"]
+           for name, file in files.items()):
+        return False
+    arrays = {name: file for name, file in files.items() if name.endswith(".npz")}
+    return not arrays or (
+        {"images", "source"} <= record.keys() and isinstance(record.get("verified"), bool)
+        and record.get("sha256") in [file.get("sha256", "") for file in arrays.values()]
+        and all("sha256" in file and _has_checksums(folder / name, file) for name, file in arrays.items()))
+
+
+def _has_checksums(path, file):
+    """Whether the arrays of an .npz have the checksums of its record."""
+    try:
+        headers = array_headers(path)
+        read_arrays(path, *headers)  # compares each array with the file's own checksum
+        return {key: crc for key, (_, _, crc) in headers.items()} == file.get("crc32")
+    except Damaged:
+        return False
 
 
 def is_partial(record, expected):
@@ -112,6 +128,8 @@ def verify(name, data_dir):
         if isinstance(error.__cause__, OSError):
             return say(f"{name:14} cannot be verified: {error}")
         splits, wrong = {}, [FILE]
+    of_manifest = {file for record in splits.values() for file in record.get("files", {})}
+    wrong += [path.name for path in sorted(folder.glob("*.npz")) if splits and path.name not in of_manifest]
     for split, record in splits.items():
         for file, expected in record.get("files", {}).items():
             checked += 1

@@ -8,7 +8,7 @@ from data.datasets import IMAGENET_MEAN, IMAGENET_STD
 from data.image_files import SPLITS, is_hidden, report_skipped
 from data.manifest import read_manifest
 from data.sources.images import FolderSource, clear, folder_digest, listing_digest, to_arrays
-from data.sources.store import write_arrays, write_manifest
+from data.sources.store import ready_splits, write_arrays, write_manifest
 from data.user_sets import check_name, described
 from utils.io import UserError, system_error
 
@@ -41,7 +41,8 @@ def prepare_folder(name, root, size, data_dir, test_fraction=0.2, fresh=False):
     if len(sources) == 1:
         info["split"] = {"test_fraction": test_fraction, "seed": SEED, "by": "MD5 of '<seed> <name>' within each class"}
     known = before.get("dataset", {})
-    if not fresh and "class_names" in known and {key: known.get(key) for key in info} == info:  # not after a kill
+    is_whole = "class_names" in known and ready_splits(folder).keys() == before["splits"].keys()  # not after a kill
+    if not fresh and is_whole and {key: known.get(key) for key in info} == info:
         return [*lines, *_summary(name, before)]
     if not before:
         write_manifest(folder, name, {}, dataset=info)  # the folder is ours from now on

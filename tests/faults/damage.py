@@ -175,7 +175,7 @@ class Matrix:
         if "Traceback" in done.stderr:
             return f"TRACEBACK {done.stderr.strip().splitlines()[-1][:150]}"
         if done.returncode:
-            said = done.stdout if script == "verify" else done.stderr.strip()
+            said = (done.stdout if script in ("prepare", "verify") else done.stderr).strip()
             return "" if said and len(said) < 1500 else f"SILENT exit with status {done.returncode}"
         if script == "evaluate" and "not prepared: " in done.stdout:
             return ""  # an OOD set is named and left out
@@ -206,7 +206,8 @@ def result_of(script, folder, stdout):
         config = json.loads(files.pop("config.json"))  # beside these it is a copy of the run's
         return files, config["detection"], config["images"]
     if script == "prepare":
-        return {path.name: path.read_bytes() for path in sorted((folder / "data/digits").iterdir())}
+        files = {path.name: path.read_bytes() for path in sorted((folder / "data/digits").iterdir())}
+        return files, json.loads(files.pop("manifest.json"))["splits"]
     run = folder / {"train": RUN, "continue": STOPPED, "own": "own/pets/lenet/dismax/seed1"}[script]
     state = torch.load(run / "weights.pt", weights_only=True)
     return {name: tensor.nan_to_num().tolist() for name, tensor in state.items()}
