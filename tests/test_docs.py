@@ -40,7 +40,8 @@ def make_targets():
 
 @cache
 def make_variables():
-    return set(re.findall(r"\$[({](\w+)", (ROOT / "Makefile").read_text()))
+    text = (ROOT / "Makefile").read_text() + (ROOT / "run_scripts/runs.mk").read_text()
+    return set(re.findall(r"\$[({](\w+)", text))
 
 
 def check_make(words):
