@@ -1,7 +1,7 @@
 # The commands for users. `make help` lists them and their variables.
 #
 # A run is the target results/<dataset>/<model>/<method>/seed<k>/metrics.csv. Finished runs are not repeated, stopped
-# runs continue, and `make -j 4` trains four at a time. `python recipes.py runs cifar10` lists the runs of a data set.
+# runs continue, and `make -j 4` trains four at a time. run_scripts/runs.mk says how a run is made.
 
 PYTHON  ?= python3
 VENV    ?= .venv
@@ -11,20 +11,11 @@ RESULTS ?= results$(EPOCHS:%=/epochs%)#     shortened runs never replace the rea
 METHODS ?= $(LOSSES)
 READY   := $(filter $(VENV)/ready,$(PY:/bin/python=/ready))
 CORES   := $(shell getconf _NPROCESSORS_ONLN)
-JOB      = $(if $(DEVICE)$(PROCESSES),,run_scripts/on_free_gpu.sh) $(PY)
-TRAIN    = $(JOB) $(PROCESSES:%=-m torch.distributed.run --standalone --nproc_per_node=%) train.py
 PREPARE  = $(PY) data/prepare.py $(MIRROR:%=--mirror %) --data-dir $(DATA)
 BLOCKS  := $(addprefix reproduce-,cifar10 cifar100 imagenet imagenet200 mnist)
 
-BAD     := : % ; ' " & ( ) * ? [ ] \ | < > ! ` $$
-TYPED   := $(value DATA)$(RESULTS)$(if $(filter file,$(origin RESULTS)),,$(value RESULTS))
-ifneq ($(words $(DATA) $(RESULTS))$(strip $(foreach sign,$(BAD),$(findstring $(sign),$(TYPED)))),2)
-  $(error DATA and RESULTS must not contain spaces, nor $(BAD), which Make cannot handle. Use another path, or a link)
-endif
-
 .PHONY: help demo prepare-data $(BLOCKS) corrupted analyze report tables numbers runs blocks
 .PHONY: test torture test-lowest mutate lint bench gpu-check
-.SECONDARY:
 
 help:  ## list the targets
 	@run_scripts/help.sh $(firstword $(MAKEFILE_LIST))
@@ -81,24 +72,8 @@ bench: $(READY)  ## speed, compared with a baseline
 gpu-check: $(READY)  ## is everything correct on this GPU, and how fast? ten minutes, one file
 	@$(PY) benchmarks/gpu_check.py
 
-# ---- runs: recipes.py lists them; MODELS, METHODS and SEEDS select some; MODELS with METHODS may be any combination ----
-
-LIST    = $(PYTHON) recipes.py runs $(DATASET) --models $(MODELS) --methods $(METHODS) --seeds $(SEEDS)
-RUNS    = $(shell $(LIST))
-TARGETS = $(RUNS:%=$(RESULTS)/%/metrics.csv)
-part    = $(word $(1),$(subst /, ,$(patsubst $(RESULTS)/%,%,$(@D))))# of <dataset>/<model>/<method>/seed<k>
-
-runs: $(READY)  # runs that another make works on come last; -k: when one fails, the others go on
-	@$(if $(strip $(RUNS)),,run_scripts/all_done.sh $(RESULTS))
-	-@$(if $(findstring n,$(firstword -$(MAKEFLAGS))),,$(MAKE) --no-print-directory -k $(RUNS:%=$(RESULTS)/%/weights.pt) IF_LOCKED=skip)
-	@$(MAKE) --no-print-directory -k $(TARGETS) || { run_scripts/all_done.sh $(RESULTS) $(RUNS); exit 1; }
-blocks:  # one line per method and network with its targets, for run_scripts/slurm.sh
-	@$(LIST) --by-block | sed 's#[^ ]*#$(RESULTS)/&/metrics.csv#g'
-$(RESULTS)/%/weights.pt: | $(READY)
-	@$(TRAIN) --dataset $(call part,1) --model $(call part,2) --method $(call part,3) --seed $(patsubst seed%,%,$(call part,4)) --data-dir $(DATA) --results-dir $(RESULTS) $(EPOCHS:%=--epochs %) $(DEVICE:%=--device %) --if-locked $(or $(IF_LOCKED),wait)
-# repeated when another set was prepared in between: the network then runs on that set only
-$(RESULTS)/%/metrics.csv: $(RESULTS)/%/weights.pt $(wildcard $(DATA)/*/manifest.json)
-	@$(JOB) evaluate.py $(@D) --data-dir $(DATA) $(DEVICE:%=--device %) --if-locked wait
 $(VENV)/ready: requirements.txt pyproject.toml
 	@run_scripts/make_venv.sh $(VENV) $(PYTHON)
 	@touch $@
+
+include run_scripts/runs.mk

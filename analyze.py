@@ -36,13 +36,13 @@ from pathlib import Path
 from recipes import DATASETS
 from reporting import corrupted, dismax, epoch_selection, ood_sets, openood, paired_gains, softmax_gains
 from reporting.check import check
-from reporting.comparison import compare, score_sections, scores, sections, tidy
+from reporting.comparison import compare, score_sections, score_rows, sections, tidy
 from reporting.load import read_runs
 from reporting.names import title_of
 from reporting.tables import Table, as_csv, one_line, printable, publish
 from utils.io import UserError, write_text
 from utils.plugins import add_plugin_argument, load_plugins
-from utils.script import run_script
+from utils.script import named_folder, run_script
 
 
 def main():
@@ -73,10 +73,10 @@ def main():
         add_scores(results.runs, read_scores(name, folder, seed, args.dataset))
     if args.check:
         lines, outside = check(results.runs, args.dataset)
-        print(printable("\n".join([*lines, *left_out(results)])))
+        print(printable("\n".join([*lines, *left_out_lines(results)])))
         sys.exit(outside > 0)
     pages = list(write_tables(args.results_dir / "tables", results, args.corrupted))
-    print(printable("\n".join([*left_out(results), f"Written to {args.results_dir / 'tables'}/"])))
+    print(printable("\n".join([*left_out_lines(results), f"Written to {args.results_dir / 'tables'}/"])))
     if args.saliency:
         print("\n".join(compute_saliency(results.runs, args.data_dir)))
     if args.report or args.saliency:
@@ -84,13 +84,6 @@ def main():
 
         write_report(args.results_dir, pages, results)
         print(f"Written to {args.results_dir}/report.html")
-
-
-def named_folder(text):
-    name, equals, path = text.partition("=")
-    if not (name and equals and path):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
-    return name, path
 
 
 def compute_saliency(runs, data_dir):
@@ -110,7 +103,7 @@ def compute_saliency(runs, data_dir):
                 yield f"Saliency maps of {run.folder}: {'made' if made else 'there already'}"
 
 
-def left_out(results):
+def left_out_lines(results):
     return [one_line(f"Left out: {run.folder}: {run.reason}") for run in results.left_out]
 
 
@@ -119,7 +112,7 @@ def write_tables(folder, results, only_corrupted=False):
     there = {run.id_dataset for run in results.runs}
     datasets = [*(name for name in DATASETS if name in there), *sorted(there - set(DATASETS))]
     if not only_corrupted:
-        write_text(folder / "runs.csv", as_csv([row_of(run) for run in results.runs]))
+        write_text(folder / "runs.csv", as_csv([run_row(run) for run in results.runs]))
     for dataset in datasets:
         tables = [*corrupted_tables(dataset, results.runs)]
         if not only_corrupted:
@@ -130,7 +123,7 @@ def write_tables(folder, results, only_corrupted=False):
                         "data/prepare.py cifar10_c (or python data/sources/corruptions.py cifar10)")
 
 
-def row_of(run):
+def run_row(run):
     session = run.config["sessions"][-1]
     return {
         "id_dataset": run.id_dataset, "model": run.model, "method": run.method, "seed": run.seed,
@@ -147,10 +140,10 @@ def dismax_tables(dataset, results):
     if lines:
         yield Table(name, title, list(sections(benchmark, dataset, lines, results)), benchmark.legend,
                     tidy(dataset, lines))
-        rows = scores(benchmark, dataset, results.runs)
+        rows = score_rows(benchmark, dataset, results.runs)
         yield Table(f"{name}_scores", f"{title}: AUROC (%) under every score",
                     list(score_sections(benchmark, dataset, rows)), benchmark.scores_legend, rows, shown=False)
-    if rows := softmax_gains.compare(dataset, results.runs):
+    if rows := softmax_gains.rows_of(dataset, results.runs):
         yield Table(f"{name}_paired", f"{title}: method minus SoftMax, seed by seed",
                     list(softmax_gains.sections(rows)), softmax_gains.LEGEND, rows, shown=False)
 
@@ -163,13 +156,13 @@ def openood_tables(dataset, results):
         lines = compare(benchmark, dataset, runs)
         yield Table(name, title, list(sections(benchmark, dataset, lines, results)), benchmark.legend,
                     tidy(dataset, lines))
-        rows = scores(benchmark, dataset, runs)
+        rows = score_rows(benchmark, dataset, runs)
         yield Table(f"{name}_scores", f"{title}: AUROC (%) under every score",
                     list(score_sections(benchmark, dataset, rows)), benchmark.scores_legend, rows, shown=False)
     if rows := ood_sets.rows_of(dataset, runs):
         yield Table(f"{name}_sets", f"{title}: every OOD set", list(ood_sets.sections(rows)), ood_sets.LEGEND, rows,
                     shown=False)
-    if rows := paired_gains.compare(dataset, runs):
+    if rows := paired_gains.rows_of(dataset, runs):
         of_paper = any(row["paper"] == row["paper"] for row in rows)
         yield Table(f"{name}_paired", f"{title}: method minus DE, seed by seed",
                     list(paired_gains.sections(dataset, rows, runs)), paired_gains.LEGEND, rows, shown=of_paper)

@@ -27,7 +27,7 @@ import torch
 
 from data.datasets import CATALOG
 from data.decode import UnreadableImage, open_rgb, resize_center_crop
-from data.image_files import find_images, printable, report_skipped
+from data.image_files import find_images, printable_path, report_skipped
 from data.transforms import normalise
 from engine import devices
 from engine.build import score_functions
@@ -76,7 +76,7 @@ def main():
             try:
                 row = reader.answer(file)
             except (UnreadableImage, ValueError, OSError) as error:
-                print(f"detect.py: {printable(file)} cannot be read: {error}", file=sys.stderr)
+                print(f"detect.py: {printable_path(file)} cannot be read: {error}", file=sys.stderr)
                 problems += 1
                 break
             write({"run": str(reader.folder)} if len(runs) > 1 else {}, row)
@@ -163,7 +163,7 @@ def csv_writer(columns):
 
     def write(run, row):
         numbers = {name: f"{row[name]:.4f}" for name in ("probability", "score", "threshold")}
-        out.writerow({**run, **row, **numbers, "file": printable(row["file"])})
+        out.writerow({**run, **row, **numbers, "file": printable_path(row["file"])})
         sys.stdout.flush()
 
     return write
@@ -171,7 +171,7 @@ def csv_writer(columns):
 
 def json_writer():
     def write(run, row):
-        print(json.dumps({**run, **row, "file": printable(row["file"])}, ensure_ascii=False), flush=True)
+        print(json.dumps({**run, **row, "file": printable_path(row["file"])}, ensure_ascii=False), flush=True)
 
     return write
 

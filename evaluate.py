@@ -42,7 +42,7 @@ from utils import run_dir
 from utils.io import UserError
 from utils.lock import locked
 from utils.plugins import add_plugin_argument, load_plugins
-from utils.script import count, run_script, say
+from utils.script import count, named_folder, run_script, say
 
 
 IN_BF16 = "the network ran in bfloat16"
@@ -108,15 +108,8 @@ def parse_arguments():
     args = parser.parse_args()
     if not args.runs and args.pretrained is None and args.weights is None:
         parser.error("name a RUN, or use --pretrained or --weights")
-    detectors.check(args.detectors)
+    detectors.check_detectors(args.detectors)
     return args
-
-
-def named_folder(text):
-    name, equals, path = text.partition("=")
-    if not (name and equals and path):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
-    return name, path
 
 
 def adopt_file(args):
@@ -169,7 +162,8 @@ def evaluate(folder, args, device):
         cache = LogitsCache(run, config, checkpoint, device, bool(args.detectors), args.bf16, loader_options)
         detector_scores = args.detectors and detectors.FittedDetectors(
             args.detectors, cache, splits.get(run.dataset, "train"))
-        found, calibrations[checkpoint] = rows_of(cache, splits.get(run.dataset), ood_splits, listed, detector_scores)
+        found, calibrations[checkpoint] = checkpoint_rows(
+            cache, splits.get(run.dataset), ood_splits, listed, detector_scores)
         rows += [(*row[:3], checkpoint, *row[3:]) for row in found + corrupted_rows(
             cache, listed, calibrations[checkpoint].get("temperature_openood_validation"), args.data_dir)]
         rows += [("", name, "", checkpoint, "", "unreadable_images", n) for name, n in cache.unreadable.items()]
@@ -197,7 +191,7 @@ def with_notes(rows, in_bf16, is_other):
     return noted
 
 
-def rows_of(cache, id_split, ood_splits, listed, detector_scores):
+def checkpoint_rows(cache, id_split, ood_splits, listed, detector_scores):
     """The rows of both benchmarks under one checkpoint, and its calibration."""
     rows, temperatures = dismax_rows(cache, id_split, ood_splits, detector_scores)
     more, temperature = openood_rows(cache, listed, detector_scores)

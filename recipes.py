@@ -81,7 +81,7 @@ METHODS = {
 
 # ---- recipes: DisMax (arXiv 2205.05874), its main.py and run scripts; the same for all five losses ----
 
-HALF = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+HALF_NORMALIZATION = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 IMAGENET_STATISTICS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 DISMAX_CIFAR10 = Recipe(
     epochs=300, batch_size=64, lr=0.1, milestones=(150, 200, 250), weight_decay=1e-4, padding=4, flip=True,
@@ -93,7 +93,8 @@ DISMAX_IMAGENET = Recipe(
 )
 # ours, in no paper: small sets on which everything can be seen to work
 DIGITS = Recipe(
-    epochs=20, batch_size=64, lr=0.02, milestones=(10, 15), weight_decay=5e-4, padding=2, flip=False, **HALF,
+    epochs=20, batch_size=64, lr=0.02, milestones=(10, 15), weight_decay=5e-4, padding=2, flip=False,
+    **HALF_NORMALIZATION,
 )
 MNIST = replace(DIGITS, batch_size=128)
 
@@ -105,7 +106,7 @@ SDDE_CIFAR10 = Recipe(
 )
 # ours: the mean over five members makes five times smaller gradients
 SDDE_DIGITS = replace(DIGITS, lr=5 * DIGITS.lr, weight_decay=DIGITS.weight_decay / 5, zero_bias=False)
-SDDE_MNIST = replace(SDDE_CIFAR10, epochs=50, **HALF)
+SDDE_MNIST = replace(SDDE_CIFAR10, epochs=50, **HALF_NORMALIZATION)
 SDDE_IMAGENET200 = replace(  # 8 ranks × 32 images
     SDDE_CIFAR10, epochs=90, batch_size=256, micro_batch=32, padding=0, **IMAGENET_STATISTICS)
 SDDE_IMAGENET = replace(  # from one pretrained network; 4 ranks × 32 images × 4 micro-batches

@@ -26,7 +26,7 @@ CASES = {
     "5 ResNet18s": ("cifar10", "resnet18_32x32", "de", 20, 200),
     "LeNet, MNIST's size": ("mnist", "lenet", "dismax", 1000, 10_000),
 }
-PUBLISHED = ("MMLES", "MPS")  # the scores that DisMax's detect.py writes, one pass over the images for each
+PUBLISHED_PASSES = ("MMLES", "MPS")  # the scores that DisMax's detect.py writes, one pass over the images for each
 
 
 def run(machine, device, quick):
@@ -85,7 +85,7 @@ def fns(dataset, model, method, count, device):
 
     functions = {"ours": whole(ours), BASELINE: whole(lambda: one_score("MMLES"))}
     if model == "lenet":  # of larger networks it is known to take twice as long
-        functions[PASS_PER_SCORE] = whole(*(lambda score=score: one_score(score) for score in PUBLISHED))
+        functions[PASS_PER_SCORE] = whole(*(lambda score=score: one_score(score) for score in PUBLISHED_PASSES))
     return functions, cost
 
 

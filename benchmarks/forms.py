@@ -34,26 +34,28 @@ def check_step(case, device, compiled=False, batch=None):
     """
     batch = batch or case.size(device, quick=True)[0]
     usual = Workload(case, device, batch, 1).options
-    plain = train(case, device, batch, ExecutionOptions())
-    yield {"form": "eager, float32", **described(plain)}
+    plain = train_steps(case, device, batch, ExecutionOptions())
+    yield {"form": "eager, float32", **form_facts(plain)}
     eager = plain
     if usual.bf16:
-        eager = train(case, device, batch, replace(usual, graphs=False))
+        eager = train_steps(case, device, batch, replace(usual, graphs=False))
         difference = abs(eager["loss"] - plain["loss"]) / abs(plain["loss"])
-        yield {"form": "eager, bfloat16", **described(eager), "loss_differs_by": difference, "wrong": said(
+        yield {"form": "eager, bfloat16", **form_facts(eager), "loss_differs_by": difference, "wrong": said(
             f"{case.title} in bfloat16", difference, LOSS_TOLERANCE, "of the loss in float32")}
     if compiled:
-        yield compared(case, "compiled, float32", train(case, device, batch, ExecutionOptions(compiled=True)), plain)
+        compiled_step = train_steps(case, device, batch, ExecutionOptions(compiled=True))
+        yield beside_eager(case, "compiled, float32", compiled_step, plain)
         if usual.graphs:
-            yield compared(case, "compiled and recorded, float32", train(
+            yield beside_eager(case, "compiled and recorded, float32", train_steps(
                 case, device, batch, ExecutionOptions(compiled=True, graphs=True)), plain)
     elif usual.graphs:
-        yield compared(case, "recorded, float32", train(case, device, batch, ExecutionOptions(graphs=True)), plain)
+        recorded = train_steps(case, device, batch, ExecutionOptions(graphs=True))
+        yield beside_eager(case, "recorded, float32", recorded, plain)
         if usual.bf16:
-            yield compared(case, "recorded, bfloat16", train(case, device, batch, usual), eager)
+            yield beside_eager(case, "recorded, bfloat16", train_steps(case, device, batch, usual), eager)
 
 
-def train(case, device, batch, options):
+def train_steps(case, device, batch, options):
     """What STEPS steps made of a network: {loss, update, status, bytes}, `update` a vector in float64 on the CPU."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -72,17 +74,17 @@ def parameters(workload):
     return torch.cat([p.detach().flatten().cpu().double() for p in workload.training_loss.parameters()])
 
 
-def described(trained):
+def form_facts(trained):
     return {"loss": trained["loss"], "steps": trained["status"], "bytes": trained["bytes"], "wrong": ""}
 
 
-def compared(case, form, trained, eager):
+def beside_eager(case, form, trained, eager):
     """The dict of a form, beside the eager one."""
     difference = ((trained["update"] - eager["update"]).norm() / eager["update"].norm()).item()
     wrong = said(f"{case.title}, {form}", difference, UPDATE_TOLERANCE, "of the eager update")
     if not wrong and trained["options"].graphs and trained["status"] != "graphed":
         wrong = f"{case.title}, {form}: {trained['status']}"
-    return {"form": form, **described(trained), "update_differs_by": difference, "wrong": wrong}
+    return {"form": form, **form_facts(trained), "update_differs_by": difference, "wrong": wrong}
 
 
 def said(what, difference, tolerance, of):

@@ -61,10 +61,10 @@ def main():
     chosen = {name: limit for name, limit in PARTS.items() if name.startswith(tuple(args.parts))}
     if not chosen:
         raise UserError(f"no part begins with {' or '.join(args.parts)}: choose from {'; '.join(PARTS)}")
-    sys.exit(check(device, chosen, args.seconds))
+    sys.exit(run_parts(device, chosen, args.seconds))
 
 
-def check(device, parts, seconds):
+def run_parts(device, parts, seconds):
     """Run the parts that an earlier check has not found to be right; returns the exit status, 1 when one failed."""
     path = ROOT / "results" / f"gpu-check-{report.slug(machine.short_name(device))}.json"
     content = {**environment(), **about(device), "parts": []}

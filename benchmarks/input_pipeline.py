@@ -14,7 +14,7 @@ from data.loaders import ResidentImages, TrainLoader
 BATCH = 64
 
 
-class PILImages(torch.utils.data.Dataset):
+class CIFAR10Images(torch.utils.data.Dataset):
     """The baseline: a PIL image, then crop, flip, tensor, normalise; as torchvision's own CIFAR10 does."""
 
     def __init__(self, images, labels):
@@ -45,7 +45,7 @@ def run(machine, device, quick):
 
     def with_workers(workers):
         loader = torch.utils.data.DataLoader(
-            PILImages(images[:few], labels[:few]), BATCH, shuffle=True, num_workers=workers,
+            CIFAR10Images(images[:few], labels[:few]), BATCH, shuffle=True, num_workers=workers,
             persistent_workers=workers > 0, pin_memory=device.type == "cuda")
 
         def fn():

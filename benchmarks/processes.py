@@ -42,21 +42,21 @@ PLANS = {
              "WideResNet-28-10": (1, 2, 5, 10), "5 LeNets, SDDE": (1, 5, 10)},
     "cpu": {"LeNet, MNIST's size": (1, 2), "ResNet-20": (1, 2)},
 }
-SECONDS, QUICK_SECONDS = 10, 3
+FULL_SECONDS, QUICK_SECONDS = 10, 3
 GPU_STEPS = 20  # between two looks at the clock
 QUICK = {"ResNet34": (1, 5), "WideResNet-28-10": (1, 2), "LeNet, MNIST's size": (1, 2)}
 TARGETS = {("ResNet34", 5): OF_ROOFLINE, ("ResNet34, --compile", 5): OF_ROOFLINE, **dict.fromkeys(
     [("WideResNet-28-10", count) for count in (1, 2, 5, 10)], OF_MATRIX_RATE)}
-ONE = "one run"
+ONE_RUN = "one run"
 
 
 def run(machine, device, quick):
     for title, counts in PLANS["cuda" if device.type == "cuda" else "cpu"].items():
         if not quick or title in QUICK:
-            yield from rows_of(title, QUICK[title] if quick else counts, machine, device, quick)
+            yield from case_rows(title, QUICK[title] if quick else counts, machine, device, quick)
 
 
-def rows_of(title, counts, machine, device, quick):
+def case_rows(title, counts, machine, device, quick):
     """Rows of one case, each as soon as it is known. A number of processes that fails is a row that says why."""
     case, rates, failed, on_gpu = CASES[title], {}, set(), device.type == "cuda"
     batch, steps = case.size(device, quick)
@@ -72,7 +72,7 @@ def rows_of(title, counts, machine, device, quick):
             row = {"what": f"{count} runs side by side, {title}, B = {batch}", "unit": "images/s",
                    "threads": None if on_gpu else 1, "target": TARGETS.get((title, count)) if on_gpu else None}
             try:
-                found = in_processes(title, count, device, QUICK_SECONDS if quick else SECONDS, batch, steps)
+                found = in_processes(title, count, device, QUICK_SECONDS if quick else FULL_SECONDS, batch, steps)
             except RuntimeError as error:
                 failed.add(count)
                 yield {**row, "not_measured": str(error)}
@@ -80,7 +80,7 @@ def rows_of(title, counts, machine, device, quick):
             rates.setdefault(count, []).append(found["images_per_second"])
             if number < rounds - 1 or not (on_gpu or count > 1):
                 continue
-            row |= {"mps": found["mps"], **compared(rates, count)}
+            row |= {"mps": found["mps"], **beside_one(rates, count)}
             if on_gpu:
                 row |= machine.shares(row["values"]["ours"], cost, number_format)
                 sharing = ", by MPS" if found["mps"] else ", in turns"
@@ -88,10 +88,10 @@ def rows_of(title, counts, machine, device, quick):
             yield row
 
 
-def compared(rates, count):
+def beside_one(rates, count):
     """Part of a row: images/s of all processes together, beside one process alone."""
     if count > 1 and rates.get(1):
-        return summary({"ours": rates[count], ONE: rates[1]}, ONE)
+        return summary({"ours": rates[count], ONE_RUN: rates[1]}, ONE_RUN)
     return {"values": {"ours": statistics.median(rates[count])}, "rounds": len(rates[count])}
 
 

@@ -18,7 +18,8 @@ HEADERS = ["", "ours", "baseline", "ratio: median (range)", "target", "of the ma
            "measured on"]
 TERMINAL_WIDTHS = [32, 11, 20, 11, 12, 8, 8, 16]  # characters
 SHARES = ("of_matrix_rate", "of_roofline")
-TARGETS = {"ratio": "≥ {}×", "of_matrix_rate": "≥ {:.0%} of the matrix rate", "of_roofline": "≥ {:.0%} of the roofline"}
+TARGET_FORMATS = {
+    "ratio": "≥ {}×", "of_matrix_rate": "≥ {:.0%} of the matrix rate", "of_roofline": "≥ {:.0%} of the roofline"}
 
 
 def complete(row, bench, machine, environment):
@@ -26,10 +27,10 @@ def complete(row, bench, machine, environment):
     commit = (environment["commit"] or "unknown")[:7] + " with changes" * bool(environment["uncommitted_changes"])
     row = {name: value for name, value in row.items() if value is not None}
     return {"bench": bench, "device": machine.name, "threads": machine.threads, "commit": commit,
-            "torch": environment["torch"], "load": load(), **row, "baseline": row.get("baseline")}
+            "torch": environment["torch"], "load": load_average(), **row, "baseline": row.get("baseline")}
 
 
-def load():
+def load_average():
     """How many processes wanted a core in the last minute, this one included; None where it is not known."""
     return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
 
@@ -55,7 +56,7 @@ def target(row):
     """The row's target in words, and whether it is missed."""
     for name, least in row.get("target", {}).items():
         if least is not None and name in row:
-            return TARGETS[name].format(least) + ", missed" * (round(row[name], 2) < least)
+            return TARGET_FORMATS[name].format(least) + ", missed" * (round(row[name], 2) < least)
     return ""
 
 
@@ -91,10 +92,10 @@ def merge(path, rows, benches, machine, environment):
     rows = sorted(kept + rows, key=lambda row: benches.index(row["bench"]) if row["bench"] in benches else -1)
     content = {"machine": machine.name, "threads": machine.threads, "rates": machine.rates,
                "bandwidth": machine.bandwidth, **environment, "rows": rows}
-    write(path, content, str(machine))
+    write_results(path, content, str(machine))
 
 
-def write(path, content, heading):
+def write_results(path, content, heading):
     """The JSON, and from its rows the Markdown."""
     run_dir.write_json(path.with_suffix(".json"), content)
     write_text(path, f"# {heading}\n\n{table(content['rows'], 'github')}\n")

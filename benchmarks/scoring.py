@@ -13,7 +13,7 @@ from metrics.detection import detection_metrics
 from metrics.published import published_detection_metrics
 
 CPU = torch.device("cpu")
-OPENOOD, POOD, TORCHMETRICS = "OpenOOD's rule by scikit-learn", "pytorch-ood", "torchmetrics"
+OPENOOD_RULE, POOD, TORCHMETRICS = "OpenOOD's rule by scikit-learn", "pytorch-ood", "torchmetrics"
 LOOP = "a loop over sorted samples"
 
 
@@ -112,7 +112,7 @@ def published_loop(id_scores, ood_scores):
 
 # baseline → ours, the baseline's function, the package that it needs
 COMPARISONS = {
-    OPENOOD: (detection_metrics, openood_rule, "sklearn"),
+    OPENOOD_RULE: (detection_metrics, openood_rule, "sklearn"),
     POOD: (detection_metrics, by_pytorch_ood, "pytorch_ood"),
     TORCHMETRICS: (detection_metrics, by_torchmetrics, "torchmetrics"),
     LOOP: (published_detection_metrics, published_loop, "scipy"),

@@ -19,7 +19,7 @@ CASES = [
     Case("DenseNet-BC-100", "cifar10", "densenetbc100", "dismax", (16, 1), (64, 1), with_data=False),
 ]
 SMALLEST = Case("ResNet-20", "cifar10", "resnet20", "dismax", (8, 1), (8, 1), with_data=False)
-LARGE = [
+LARGE_CASES = [
     Case("WideResNet-28-10", "cifar10", "wideresnet2810", "dismax", (4, 1), (16, 1), with_data=False),
     Case("5 ResNet18s, SDDE", "cifar10", "resnet18_32x32", "gradcam", (4, 1), (16, 1), with_data=False),
 ]
@@ -32,17 +32,17 @@ def run(machine, device, quick):
             if quick and option == "--compile" and device.type == "cpu":
                 yield {**row, "not_measured": "compiling takes a minute or more each: only without QUICK"}
                 continue
-            yield {**row, **compared(option, case, machine, device, quick, row["what"])}
+            yield {**row, **with_and_without(option, case, machine, device, quick, row["what"])}
 
 
 def cases_of(option, device, quick):
     """Where bfloat16 is emulated, the smallest case, which takes seconds there, says why it is off."""
     if option == "--bf16" and not devices.multiplies_bfloat16(device):
         return [SMALLEST]
-    return CASES[:1] if quick and device.type == "cuda" else [*CASES, *LARGE] if device.type == "cuda" else CASES
+    return CASES[:1] if quick and device.type == "cuda" else [*CASES, *LARGE_CASES] if device.type == "cuda" else CASES
 
 
-def compared(option, case, machine, device, quick, what):
+def with_and_without(option, case, machine, device, quick, what):
     """The other part of a row: how fast the step is with an option and without."""
     on, off, baseline = OPTIONS[option]
     batch, steps = case.size(device, quick)

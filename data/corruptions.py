@@ -23,7 +23,7 @@ ARRAYS = (*CORRUPTIONS, *VALIDATION)
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
-def available(name, data_dir):
+def available_corruptions(name, data_dir):
     """[(corruption, severity)] that data_dir holds of cifar10_c or cifar100_c, in the order above."""
     return [(c, s) for c in ARRAYS for s in SEVERITIES if any(path.exists() for path in _paths(name, c, s, data_dir))]
 
@@ -70,7 +70,7 @@ def open_corrupted(name, corruption, severity, data_dir, device, normalization=N
     return ResidentImages(images, labels, device, clean.size, normalization or (clean.mean, clean.std))
 
 
-def digest_of(name, corruption, severity, data_dir):
+def corruption_digest(name, corruption, severity, data_dir):
     """A string that changes with the images: their MD5, or a sample's for files that prepare.py has not seen."""
     official, own = _paths(name, corruption, severity, data_dir)
     path = official if official.exists() else own

@@ -28,7 +28,7 @@ class DataSet:
 IMAGENET200 = frozenset((Path(__file__).parent / "imagenet200.txt").read_text().split())
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5,) * 3
-DIGITS = tuple("0123456789")
+DIGIT_NAMES = tuple("0123456789")
 # in label order, which is alphabetical; OpenOOD's folders have these names
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _CIFAR100 = """
@@ -48,8 +48,8 @@ CATALOG = {
                        (0.491, 0.482, 0.446), (0.247, 0.243, 0.261), class_names=CIFAR10),
     "cifar100": DataSet("CIFAR-100", 100, 32, {"train": 50_000, "test": 10_000},
                         (0.507, 0.486, 0.440), (0.267, 0.256, 0.276), class_names=CIFAR100),
-    "svhn": DataSet("SVHN", 10, 32, {"train": 73_257, "test": 26_032}, class_names=DIGITS),
-    "mnist": DataSet("MNIST", 10, 28, {"train": 60_000, "test": 10_000}, HALF, HALF, class_names=DIGITS),
+    "svhn": DataSet("SVHN", 10, 32, {"train": 73_257, "test": 26_032}, class_names=DIGIT_NAMES),
+    "mnist": DataSet("MNIST", 10, 28, {"train": 60_000, "test": 10_000}, HALF, HALF, class_names=DIGIT_NAMES),
     "fashion_mnist": DataSet("FashionMNIST", 10, 28, {"train": 60_000, "test": 10_000}, HALF, HALF,
                              class_names=CLOTHES),
     "notmnist": DataSet("notMNIST", 10, 28, {"test": 18_724}, class_names=tuple("ABCDEFGHIJ")),
@@ -76,8 +76,8 @@ CATALOG = {
     "ssb_hard": DataSet("SSB-hard", 980, 0, {"test": 49_000}, folders=True),
     "ninco": DataSet("NINCO", 64, 0, {"test": 5_879}, folders=True),
     # real images that scikit-learn ships, so that everything can be seen to work in a minute
-    "digits": DataSet("digits 0–6", 7, 28, {"train": 845, "test": 419}, HALF, HALF, class_names=DIGITS[:7]),
-    "digits_789": DataSet("digits 7–9", 3, 28, {"test": 533}, class_names=DIGITS[7:]),
+    "digits": DataSet("digits 0–6", 7, 28, {"train": 845, "test": 419}, HALF, HALF, class_names=DIGIT_NAMES[:7]),
+    "digits_789": DataSet("digits 7–9", 3, 28, {"test": 533}, class_names=DIGIT_NAMES[7:]),
     "photo_patches": DataSet("photograph patches", 2, 28, {"test": 660}),
 }
 

@@ -15,7 +15,7 @@ from PIL import Image
 from utils.io import OUT_OF_RESOURCES, UserError, system_error
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: a quarter of a gigabyte as RGB
-LARGE = 1 << 24  # pixels; images of more are decoded one at a time
+LARGE_IMAGE = 1 << 24  # pixels; images of more are decoded one at a time
 MAX_ASPECT_RATIO = 100  # of what is resized: the ends of longer images would be cropped away afterwards
 ORIENTATION = 0x0112  # EXIF tag
 TRANSPOSE = Image.Transpose
@@ -36,7 +36,7 @@ def open_rgb(source):
     """The RGB image in a file (a path) or in its bytes, upright, for the duration of the block.
 
     UnreadableImage when it cannot be decoded, UserError when the system has run out of files or memory. Images of more
-    than LARGE pixels are held by one thread at a time, so that memory stays bounded.
+    than LARGE_IMAGE pixels are held by one thread at a time, so that memory stays bounded.
     """
     with contextlib.ExitStack() as held:
         yield _decoded(source, held)
@@ -57,7 +57,7 @@ def _decoded(source, held):
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise UnreadableImage(f"it has {width}×{height} pixels, more than {MAX_PIXELS:,}")
-            if width * height > LARGE:
+            if width * height > LARGE_IMAGE:
                 held.enter_context(_one_large_at_a_time)
             stored_mode, image_format = image.mode, image.format
             rgb = to_rgb(image, image_format)

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from data.label_lists import KAGGLE, LISTS, annotated_labels, labels_beside
+from data.label_lists import KAGGLE, LABEL_LISTS, annotated_labels, labels_beside
 from utils.io import OUT_OF_RESOURCES, UserError, system_error
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
@@ -113,13 +113,13 @@ def unfit_name(path):
 
 def report_skipped(skipped, where, most=5):
     """Lines that name what find_images left out."""
-    lines = [f"left out {printable(os.path.join(where, path))}: {why}" for path, why in skipped[:most]]
+    lines = [f"left out {printable_path(os.path.join(where, path))}: {why}" for path, why in skipped[:most]]
     if len(skipped) > most:
-        lines.append(f"left out {len(skipped) - most:,} more files below {printable(os.fspath(where))}")
+        lines.append(f"left out {len(skipped) - most:,} more files below {printable_path(os.fspath(where))}")
     return lines
 
 
-def printable(path):
+def printable_path(path):
     """A path that may be no UTF-8, as text for any terminal."""
     return os.fspath(path).encode("utf-8", "backslashreplace").decode()
 
@@ -251,7 +251,7 @@ def labelled_files(root, classes=None, advice="", keeps=None, expected=0, needed
     report(tree)
     if len(tree) and needed and not tree.labelled:
         raise UserError(f"{root} holds {len(tree)} images without class folders: put a file of labels into it or "
-                        f"beside it, for instance {KAGGLE} or {LISTS[0]} with a file and its class a line")
+                        f"beside it, for instance {KAGGLE} or {LABEL_LISTS[0]} with a file and its class a line")
     keeps = keeps or (lambda name: True)
     wanted = {name: keeps(name) for name in set(tree.classes)}
     rows = sorted(((path, name) for path, name in zip(tree.paths, tree.classes) if wanted[name]),

@@ -14,7 +14,7 @@ from utils.io import UserError, read_text
 
 KAGGLE, DEVKIT = "LOC_val_solution.csv", "ILSVRC2012_validation_ground_truth.txt"
 ANNOTATIONS = "val_annotations.txt"  # Tiny ImageNet's
-LISTS = ("val.txt", "val_map.txt", ANNOTATIONS, "labels.txt")  # a file name and its class a line
+LABEL_LISTS = ("val.txt", "val_map.txt", ANNOTATIONS, "labels.txt")  # a file name and its class a line
 IN_ORDER = ("imagenet_2012_validation_synset_labels.txt", "synset_labels.txt")  # a class per line
 NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
 CLASS_NUMBER, ENDS_WITH_0 = re.compile(r"[0-9]{1,9}"), re.compile(r"\b0\W*$")
@@ -105,7 +105,7 @@ def _devkit(place, paths):
 
 
 def _list(place, paths):
-    path = next((place / name for name in LISTS if (place / name).is_file()), None)
+    path = next((place / name for name in LABEL_LISTS if (place / name).is_file()), None)
     return path and (path, _of_lines(path, read_text(path), paths))
 
 

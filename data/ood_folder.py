@@ -9,7 +9,7 @@ import numpy as np
 
 from data.datasets import CATALOG
 from data.decode import UnreadableImage, open_rgb, resize_center_crop
-from data.image_files import find_images, printable, report_skipped
+from data.image_files import find_images, printable_path, report_skipped
 from data.splits import Split
 from data.user_sets import check_name
 from utils.io import UserError
@@ -81,7 +81,7 @@ class OODFolder(Split):
                     arrays.append(np.asarray(resize_center_crop(image, self.size)))
             except UnreadableImage as error:
                 if file not in self.unreadable:
-                    print(f"skipped {printable(file)}: {error}", file=sys.stderr)
+                    print(f"skipped {printable_path(file)}: {error}", file=sys.stderr)
                 self.unreadable[file] = str(error)
         if not arrays:
             raise UserError(f"none of the {len(self.files)} images below {self.root} can be read")

@@ -5,7 +5,7 @@
 
 OpenOOD fixes its splits by lists of image files. If the lists are in data/benchmark_imglist/ (`prepare.py` copies them
 from a mirror), exactly these images are used. If they are missing, or if the images of a set cannot be matched by name,
-our own split of the same size is used. `note` of a Subset and `notes` of a Benchmark say so, and so do the tables.
+our own split of the same size is used. `note` of a Subset and `notes` of a PreparedBenchmark say so, as the tables do.
 
 Our splits: images are ranked within their class by the MD5 of "<benchmark> <set> <position>", and the lowest ranks are
 taken, so that the sizes of the classes differ by one at most. In the in-distribution test split these are the
@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make `data` and `utils` importable
 
 from data.datasets import CATALOG, OPENOOD, OUTLIERS, how_to_get
-from data.openood_lists import LISTS, index_by_name, list_path, match_key, paths_of, read_list
+from data.openood_lists import IMAGE_LISTS, index_by_name, list_path, match_key, paths_of, read_list
 from data.splits import available
 from data.subsets import OpenSplits, Subset, UnknownClasses, balanced_subset, without_overlap
 from utils.io import UserError, write_text
@@ -33,7 +33,7 @@ VALIDATION_OOD = {"mnist": "emnist_letters", "cifar10": "tinyimagenet", "cifar10
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class PreparedBenchmark:
     validation: Subset  # for temperatures: never for scores
     test: Subset
     groups: dict  # near, far → Subsets
@@ -55,7 +55,7 @@ class Benchmark:
 
 
 def benchmark(dataset, data_dir, splits=None, ood_sets=()):
-    """The Benchmark of an in-distribution set, of what is prepared. UserError when `dataset` itself is not there.
+    """The PreparedBenchmark of an in-distribution set. UserError when `dataset` itself is not prepared.
 
     A set that OpenOOD does not have gets half of its test images for validation, and the OOD sets of the `dismax`
     benchmark, if it has any. UserError, too, when a list cannot be read.
@@ -87,7 +87,7 @@ def _with_lists(dataset, splits):
         groups[group] = [subset for subset in found.values() if subset]
         if absent := [name for name, subset in found.items() if not subset]:
             missing[group] = absent
-    return Benchmark(validation, test, groups, missing, _validation_ood(dataset, groups, splits), refused)
+    return PreparedBenchmark(validation, test, groups, missing, _validation_ood(dataset, groups, splits), refused)
 
 
 def _validation_ood(dataset, groups, splits):
@@ -120,13 +120,13 @@ def _without_lists(dataset, splits):
         groups[group] = [splits.subset(name, {"test": np.arange(n)}, n) for name, n in zip(there, counts)]
         if absent := [name for name in names if name not in there]:
             missing[group] = absent
-    return Benchmark(validation, test, groups, missing)
+    return PreparedBenchmark(validation, test, groups, missing)
 
 
 def _id_subsets(dataset, splits):
     """The validation and the test Subset of the in-distribution test split."""
     listed = [_listed(dataset, which, dataset, splits) for which in ("validation", "test")]
-    sizes = [LISTS[dataset][1][which][1] for which in ("validation", "test")]
+    sizes = [IMAGE_LISTS[dataset][1][which][1] for which in ("validation", "test")]
     labels = splits.get(dataset).labels
     if all(subset and len(subset) for subset in listed):
         validation, test = listed
@@ -149,7 +149,7 @@ def _id_subsets(dataset, splits):
 
 def _ood_subset(dataset, name, splits):
     """A set's Subset as OOD images of `dataset`, or None when nothing of it is prepared."""
-    expected = LISTS[dataset][1][name][1]
+    expected = IMAGE_LISTS[dataset][1][name][1]
     which = ["train", "test"] if expected > CATALOG[name].counts["test"] else ["test"]
     which = [split for split in which if splits.available(name, split)]
     if not which:
@@ -176,7 +176,8 @@ def _ood_subset(dataset, name, splits):
 
 def _listed(dataset, which, name, splits):
     """The Subset that a list names, or None without the list; empty when none of its images can be matched."""
-    path, expected = list_path(dataset, which, Path(splits.data_dir) / "benchmark_imglist"), LISTS[dataset][1][which][1]
+    path = list_path(dataset, which, Path(splits.data_dir) / "benchmark_imglist")
+    expected = IMAGE_LISTS[dataset][1][which][1]
     if not path.exists():
         return None
     by_split = {}

@@ -15,11 +15,11 @@ from data.datasets import CATALOG
 from utils.io import UserError, read_text, write_text
 from utils.script import say
 
-LINE = re.compile(r'\s*"?(?P<image>[^"]*?[^"\s;,])"?[\s;,]+"?(?P<label>-?[0-9]{1,9})"?[\s;,]*')
+LIST_LINE = re.compile(r'\s*"?(?P<image>[^"]*?[^"\s;,])"?[\s;,]+"?(?P<label>-?[0-9]{1,9})"?[\s;,]*')
 
 # in-distribution set → its folder of lists, its validation and test list, and each OOD set's list; with the number
 # of images in each
-LISTS = {
+IMAGE_LISTS = {
     "mnist": ("mnist", {
         "validation": ("val_mnist", 996), "test": ("test_mnist", 9_004),
         "notmnist": ("test_notmnist", 17_724), "fashion_mnist": ("test_fashionmnist", 10_000),
@@ -39,8 +39,8 @@ LISTS = {
         "inaturalist": ("test_inaturalist", 10_000),
         "textures": ("test_textures", 5_160), "openimage_o": ("test_openimage_o", 15_869)}),
 }
-LISTS["imagenet200"] = "imagenet200", {
-    **LISTS["imagenet1k"][1], "validation": ("val_imagenet200", 1_000), "test": ("test_imagenet200", 9_000)}
+IMAGE_LISTS["imagenet200"] = "imagenet200", {
+    **IMAGE_LISTS["imagenet1k"][1], "validation": ("val_imagenet200", 1_000), "test": ("test_imagenet200", 9_000)}
 # the classes whose images none of these lists names: they show a class of the in-distribution set
 OVERLAPPING = {
     ("cifar10", "tinyimagenet"):
@@ -65,7 +65,7 @@ FOLDERS = {"tinyimagenet": "tin/val/images", "textures": "texture", "fashion_mni
 
 def list_path(dataset, which, folder):
     """The list of the validation or test images, or of an OOD set, below benchmark_imglist or another folder."""
-    subfolder, lists = LISTS[dataset]
+    subfolder, lists = IMAGE_LISTS[dataset]
     return Path(folder) / subfolder / f"{lists[which][0]}.txt"
 
 
@@ -79,7 +79,7 @@ def read_list(path):
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
-        found = LINE.fullmatch(line)
+        found = LIST_LINE.fullmatch(line)
         if not found:
             raise UserError(f"{path}, line {number} is not `relative/path label`: {line.strip()[:80]!r}. Take "
                             "OpenOOD's list again, or remove it")
@@ -129,8 +129,8 @@ def paths_of(split):
 
 
 def copy_lists(mirrors, data_dir):
-    """Copy the lists that LISTS names from the first mirror's folder that has them, and print what is there then."""
-    wanted = [f"{folder}/{file}.txt" for folder, lists in LISTS.values() for file, _ in lists.values()]
+    """Copy the lists of IMAGE_LISTS from the first mirror's folder that has them, and print what is there then."""
+    wanted = [f"{folder}/{file}.txt" for folder, lists in IMAGE_LISTS.values() for file, _ in lists.values()]
     target = Path(data_dir) / "benchmark_imglist"
     for mirror in mirrors:
         for path in [] if isinstance(mirror, str) else wanted:

@@ -31,7 +31,7 @@ def main():
     left, middle, right = figure.subfigures(1, 3, width_ratios=[1.1, 1, 1])
     score_histogram(left, *data)
     for part, title, weight in ((middle, "deep ensemble", 0), (right, "SDDE", ensembles.WEIGHT)):
-        saliency_maps(part, title, ensembles.train(weight, *data[:2], epochs=10), data[2])
+        draw_saliency(part, title, ensembles.train(weight, *data[:2], epochs=10), data[2])
     figure.savefig(ROOT / "docs/picture.png", dpi=110)
 
 
@@ -62,7 +62,7 @@ def score_histogram(part, train_images, train_labels, test_images, test_labels, 
     part.suptitle("DisMax: known or not?", fontsize=10)
 
 
-def saliency_maps(part, title, members, images):
+def draw_saliency(part, title, members, images):
     cams, _ = ensembles.saliency(members, images)  # (N, B, 8, 8)
     axes = part.subplots(3, 6, squeeze=False)
     for row, k in zip(axes, EXAMPLES):

@@ -4,7 +4,8 @@ import torch
 # Versions before this one leave CUDA's allocator in the capture after a capture has failed (pytorch/pytorch#180395),
 # so that a run could not continue. There steps run eagerly, unless graphs are asked for.
 FIRST_SAFE_VERSION = (2, 13)
-TOLERANCE = 0.05  # of the change that the step makes: cuDNN may choose other kernels in a capture, bfloat16 rounds
+# of the change that the step makes: cuDNN may choose other kernels in a capture, and bfloat16 rounds
+GRAPH_TOLERANCE = 0.05
 
 
 class CUDAGraphStep:
@@ -72,8 +73,8 @@ def distance(a, b):
 def disagreement(before, eager, replayed):
     """"" when two steps from the same state made the same change, else where they differ.
 
-    Each tensor's difference must be within TOLERANCE of its change. Changes that are all rounding, such as those of a
-    bias before batch normalisation, are compared with a thousandth of the change of all tensors.
+    Each tensor's difference must be within GRAPH_TOLERANCE of its change. Changes that are all rounding, such as those
+    of a bias before batch normalisation, are compared with a thousandth of the change of all tensors.
 
     Args:
         before, eager: Snapshots.
@@ -83,6 +84,6 @@ def disagreement(before, eager, replayed):
     floor = 1e-3 * sum(change**2 for change in changes.values()) ** 0.5
     for name, change in changes.items():
         difference = distance(eager.values[name], replayed[name])
-        if not difference <= TOLERANCE * change + TOLERANCE * floor:  # a NaN differs
+        if not difference <= GRAPH_TOLERANCE * change + GRAPH_TOLERANCE * floor:  # a NaN differs
             return f"{name} differs by {difference:.3g}, the step changes it by {change:.3g}"
     return ""

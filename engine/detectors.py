@@ -21,7 +21,7 @@ def known_detectors():
     return [*FROM_PYTORCH_OOD, *DETECTORS]
 
 
-def check(names):
+def check_detectors(names):
     """UserError if a name is unknown or its package is missing."""
     for name in names:
         if name not in known_detectors():
@@ -33,7 +33,7 @@ def check(names):
             raise UserError(f"--detectors needs the package pytorch-ood ({error}): pip install pytorch-ood") from None
 
 
-def make(name, head):
+def make_detector(name, head):
     """A detector for a network with this head."""
     return DETECTORS[name](head) if name in DETECTORS else PytorchOOD(name, head)
 
@@ -89,7 +89,7 @@ class FittedDetectors:
     """Detectors of a run under one checkpoint, fitted on its training images. Called with a Split: {name: (n) scores}.
 
     Args:
-        names: of detectors, as `check` accepts.
+        names: of detectors, as `check_detectors` accepts.
         cache: a LogitsCache with features.
         train_split: the Split of training images.
     UserError, naming the detector, when one cannot be fitted.
@@ -107,7 +107,7 @@ class FittedDetectors:
         key = split.name, split.split
         if key not in self._scores:
             outputs = self.cache.outputs(split)
-            self._scores[key] = scores(self.detectors, outputs) if outputs else {}
+            self._scores[key] = scores_of_detectors(self.detectors, outputs) if outputs else {}
         return self._scores[key]
 
 
@@ -117,7 +117,7 @@ def fit(names, heads, training):
     features, logits = torch.from_numpy(training.features), torch.from_numpy(training.logits)
     for name in names:
         try:
-            found[name] = [make(name, head) for head in heads]
+            found[name] = [make_detector(name, head) for head in heads]
             for k, detector in enumerate(found[name]):
                 detector.fit(features[k], logits[k], labels)
         except UserError:
@@ -127,7 +127,7 @@ def fit(names, heads, training):
     return found
 
 
-def scores(detectors, outputs):
+def scores_of_detectors(detectors, outputs):
     """name → (n) float64, the mean over members. UserError when a detector answers with something else."""
     features, logits = torch.from_numpy(outputs.features), torch.from_numpy(outputs.logits)
     result = {}

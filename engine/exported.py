@@ -18,7 +18,7 @@ from engine.training_loss import add_member_dim
 from utils.io import UserError
 
 OUTPUTS = ("logits", "probability", "score", "in_distribution")
-TOLERANCE = 1e-4  # of the largest value of an output; runtimes add float32 in another order
+EXPORT_TOLERANCE = 1e-4  # of the largest value of an output; runtimes add float32 in another order
 OPSET = 20
 
 
@@ -72,7 +72,7 @@ def example_images(size, count, channels=3):
 def compared(graph, run, size, what):
     """The Check of `run`, a function of uint8 images that answers as the graph does, on batches of several sizes.
 
-    UserError where an output differs by more than TOLERANCE, or a decision that is not within it of the threshold.
+    UserError where an output differs by more than EXPORT_TOLERANCE, or a decision not within it of the threshold.
     """
     largest, seen = 0.0, 0
     for count, channels in ((1, 3), (2, 3), (7, 3), (3, 1)):
@@ -82,11 +82,11 @@ def compared(graph, run, size, what):
         answers = [torch.as_tensor(answer).detach() for answer in run(images)]
         for name, ours, theirs in zip(OUTPUTS[:3], expected, answers):
             difference = ((ours - theirs).abs().max() / ours.abs().max().clamp(min=1)).item()
-            if not difference <= TOLERANCE or ours.shape != theirs.shape:
+            if not difference <= EXPORT_TOLERANCE or ours.shape != theirs.shape:
                 raise UserError(f"{what} differs from PyTorch: {name} is off by {difference:.2g} of the "
                                 "largest value. Nothing was written")
             largest = max(largest, difference)
-        clear = (expected[2] - graph.threshold).abs() > TOLERANCE * expected[2].abs().max().clamp(min=1)
+        clear = (expected[2] - graph.threshold).abs() > EXPORT_TOLERANCE * expected[2].abs().max().clamp(min=1)
         if not torch.equal(expected[3][clear], answers[3][clear]):
             raise UserError(f"{what} rejects other images than PyTorch. Nothing was written")
         seen += count

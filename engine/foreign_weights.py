@@ -32,8 +32,8 @@ RENAMED = {
 }
 HEAD = [(r"(fc|linear|head)\.", "classifier.")]  # a layer of PyTorch or a first part of ours
 INSIDE = ("state_dict", "model", "net", "model_state_dict", "params")  # where checkpoints keep the state dict
-OURS = {"lenet": r"conv1\.", "densenetbc100": r"blocks\.", "wideresnet2810": r"groups\.", "resnet18": r"body\.",
-        "resnet50": r"body\."}  # what only our own names have; others: "layers."
+OWN_KEYS = {"lenet": r"conv1\.", "densenetbc100": r"blocks\.", "wideresnet2810": r"groups\.", "resnet18": r"body\.",
+            "resnet50": r"body\."}  # what only our own names have; others: "layers."
 
 
 def read_weights(file):
@@ -80,7 +80,7 @@ def rename(state, model):
 
 
 def is_ours(state, model):
-    pattern = rf"((module|_orig_mod)\.)?(members\.\d+\.)?{OURS.get(model, 'layers.')}"
+    pattern = rf"((module|_orig_mod)\.)?(members\.\d+\.)?{OWN_KEYS.get(model, 'layers.')}"
     return any(re.match(pattern, name) for name in state)
 
 

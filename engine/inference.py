@@ -17,7 +17,7 @@ from utils.io import UserError, atomic_write
 from utils.npz import Damaged, read_arrays
 from utils.run_dir import weights_digest
 
-FILES = {"last": "weights.pt", "best": "weights_best.pt"}
+CHECKPOINT_FILES = {"last": "weights.pt", "best": "weights_best.pt"}
 SUFFIXES = {"last": "", "best": "_best"}  # of the folders logits/ and features/
 
 
@@ -65,7 +65,8 @@ class LogitsCache:
             which = "last"  # they are the same weights
         self.run, self.config, self.num_classes, self.device = run, config, config["num_classes"], device
         self.features, self.bf16 = features, bf16
-        self.file, self.suffix, self.title = run.folder / FILES[which], SUFFIXES[which], f"{which} checkpoint on"
+        self.file, self.suffix = run.folder / CHECKPOINT_FILES[which], SUFFIXES[which]
+        self.title = f"{which} checkpoint on"
         self.loader_options = loader_options or {}
         self.normalization = run.recipe.mean, run.recipe.std
         self.unreadable = {}
@@ -89,14 +90,14 @@ class LogitsCache:
 
     def corrupted_outputs(self, name, corruption, severity, data_dir):
         """The Outputs of a set's images under one corruption."""
-        digest = corruptions.digest_of(name, corruption, severity, data_dir)
+        digest = corruptions.corruption_digest(name, corruption, severity, data_dir)
         return self._cached(f"{name}_{corruption}_{severity}", digest, True, lambda: corruptions.open_corrupted(
             name, corruption, severity, data_dir, self.device, self.normalization))
 
     def _cached(self, key, images_digest, is_id, open_images, features=False, split=None):
         source = f"{images_digest} by {self.weights_digest}" + " in bfloat16" * self.bf16
         paths = [self.run.folder / f"{kind}{self.suffix}" / f"{key}.npz" for kind in ("logits", "features")]
-        found = read(paths[: 1 + features], source) if distributed.is_main() else None
+        found = read_outputs(paths[: 1 + features], source) if distributed.is_main() else None
         if found is not None and found.logits.shape[::2] != (self.run.method.members, self.num_classes):
             found = None  # of another network
         if distributed.broadcast_from_main(found is None):
@@ -107,7 +108,7 @@ class LogitsCache:
             self._check(found, key)
             if not is_id:
                 found = Outputs(found.logits, np.full_like(found.labels, -1), *list(vars(found).values())[2:])
-            write(*paths, source, found)
+            write_outputs(*paths, source, found)
         if found is not None and found.unreadable:
             self.unreadable[key] = found.unreadable
         return found if found is not None and len(found.labels) else None
@@ -157,7 +158,7 @@ def load_model(run, num_classes, file):
 
 # ---- files ----
 
-def write(logits_file, features_file, source, outputs):
+def write_outputs(logits_file, features_file, source, outputs):
     with atomic_write(logits_file) as out:
         np.savez(out, logits=outputs.logits, labels=outputs.labels, positions=outputs.positions,
                  unreadable=outputs.unreadable, source=source)
@@ -166,10 +167,10 @@ def write(logits_file, features_file, source, outputs):
             np.savez(out, features=outputs.features, source=source)
 
 
-def read(paths, source):
+def read_outputs(paths, source):
     """The Outputs in one or two files, if they were made from the very images and weights that are there now, else
     None."""
-    content = arrays(paths[0], source, ("logits", "labels", "positions", "unreadable"))
+    content = arrays_of_source(paths[0], source, ("logits", "labels", "positions", "unreadable"))
     if content is None:
         return None
     logits, labels, positions, unreadable = content
@@ -179,13 +180,13 @@ def read(paths, source):
         return None
     if len(paths) == 1:
         return Outputs(logits, labels, positions, int(unreadable))
-    content = arrays(paths[1], source, ("features",))
+    content = arrays_of_source(paths[1], source, ("features",))
     if content is None or content[0].dtype != np.float32 or content[0].shape[:2] != logits.shape[:2]:
         return None
     return Outputs(logits, labels, positions, int(unreadable), *content)
 
 
-def arrays(path, source, keys):
+def arrays_of_source(path, source, keys):
     """Arrays of an .npz file, or None when it is absent, damaged, or of another source."""
     try:
         found, *content = read_arrays(path, "source", *keys)

@@ -110,7 +110,7 @@ def openood_rows(cache, benchmark, detector_scores=None):
     """Every score of members and of their mean logits; and the temperature, 1 without validation images.
 
     Args:
-        benchmark: a data.openood.Benchmark.
+        benchmark: a data.openood.PreparedBenchmark.
     """
     id_split = benchmark.test.splits["test"]
     outputs, rows, temperature, dataset = cache.outputs(id_split), [], None, id_split.name
@@ -163,19 +163,19 @@ def openood_scores(logits, temperature):
     """score → (n): SDDE's, of logits (N, n, L) over the temperature, and DisMax's and plugins', of the mean logits as
     they are."""
     own = every_score(logits.astype(np.float64).mean(0))
-    shown = [name for name in own if name in ("ES", "MMLS", "MMLES", "MMLEPS") or name not in PUBLISHED]
+    shown = [name for name in own if name in ("ES", "MMLS", "MMLES", "MMLEPS") or name not in PUBLISHED_SCORES]
     of_members = {name: values.numpy() for name, values in ensemble_scores(logits, temperature).items()}
     return {**of_members, **{name: own[name] for name in shown}}
 
 
-PUBLISHED = (*SCORE_TYPES, "energy")  # MPS, MDS and the energy have their counterparts among SDDE's
+PUBLISHED_SCORES = (*SCORE_TYPES, "energy")  # MPS, MDS and the energy have their counterparts among SDDE's
 
 
 def corrupted_rows(cache, benchmark, temperature, data_dir):
     """Calibration under corruption, with a temperature of its own for each corruption and with the clean one."""
     dataset, rows = benchmark.test.name, []
     name = CORRUPTED.get(dataset)
-    for corruption, severity in corruptions.available(name, data_dir) if name else []:
+    for corruption, severity in corruptions.available_corruptions(name, data_dir) if name else []:
         outputs = cache.corrupted_outputs(name, corruption, severity, data_dir)
         if outputs and temperature:
             test, own = outputs.rows(benchmark.test.index["test"]), fitted_temperature(

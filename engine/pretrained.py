@@ -23,7 +23,7 @@ def adopt_torchvision(results_dir, file="", write=True):
     folder = run_folder(results_dir, "imagenet1k", "resnet18", "softmax", 0)  # seed 0: no run that was trained here
     run = Run(folder, "imagenet1k", "resnet18", "softmax", 0, METHODS["softmax"], recipe_of("imagenet1k", "softmax"))
     if write:
-        state = read(file)
+        state = torchvision_weights(file)
         digest = file_digest(file) if file else WEIGHTS["resnet18"]
         adopt(run, CLASSES, state, f"torchvision's {WEIGHTS['resnet18']}", digest)
     return folder
@@ -41,7 +41,7 @@ def initialise(model, name, source, same_heads):
     """
     if name not in WEIGHTS:
         raise UserError(f"--initial {source} is for {' and '.join(WEIGHTS)}, not for {name}")
-    state = read("" if source == "pretrained" else source, name)
+    state = torchvision_weights("" if source == "pretrained" else source, name)
     for member in members_of(model):
         own = {key: value.clone() for key, value in member.classifier.state_dict().items()}
         load_renamed(member, state, name, source)
@@ -49,7 +49,7 @@ def initialise(model, name, source, same_heads):
             member.classifier.load_state_dict(own)
 
 
-def read(file, name="resnet18"):
+def torchvision_weights(file, name="resnet18"):
     """A state dict under torchvision's names."""
     if file:
         return read_weights(file)

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 
 from data.loaders import open_split
 from data.openood import OpenSplits, benchmark
-from engine.inference import FILES, arrays, load_model
+from engine.inference import CHECKPOINT_FILES, arrays_of_source, load_model
 from utils import run_dir
 from utils.io import UserError, atomic_write
 
-SHOWN = 2  # images of a set that are kept with their maps
+IMAGES_SHOWN = 2  # images of a set that are kept with their maps
 COUNTED = 256  # images of a set whose correlations are kept
 PADDING = 1  # border of a map that the correlation leaves out, as SDDE's loss does
 
@@ -55,15 +55,15 @@ def write_saliency(folder, data_dir, device="cpu"):
     if run.method.members < 2:
         raise UserError(f"{folder} is a single network: maps are compared between members of an ensemble")
     which = "last" if config["best_epoch"] == run.recipe.epochs else "best"
-    weights = run.folder / FILES[which]
+    weights = run.folder / CHECKPOINT_FILES[which]
     if not weights.exists():
         raise UserError(f"{weights} is missing")
     listed = benchmark(run.dataset, data_dir, OpenSplits(data_dir, run.dataset))
     sets = [("id", listed.test), *((group, subset) for group, subsets in listed.groups.items() for subset in subsets
                                    if len(subset))]
     digests = [split.digest for _, subset in sets for split in subset.splits.values()]
-    source = " ".join([run_dir.file_digest(weights), str(COUNTED), str(SHOWN), *digests])
-    if arrays(run.folder / "saliency.npz", source, ("sets",)) is not None:
+    source = " ".join([run_dir.file_digest(weights), str(COUNTED), str(IMAGES_SHOWN), *digests])
+    if arrays_of_source(run.folder / "saliency.npz", source, ("sets",)) is not None:
         return False
     model = load_model(run, config["num_classes"], weights).to(device).eval()
     content = [maps_of(model, subset, run.recipe, device) for _, subset in sets]
@@ -77,7 +77,7 @@ def maps_of(model, subset, recipe, device):
     """What saliency.npz keeps of one set.
 
     Returns:
-        images (SHOWN, H, W, 3) uint8, maps (SHOWN, N, h, w), predicted (SHOWN), correlations (SHOWN, N, N), and
+        images (n, H, W, 3) uint8, maps (n, N, h, w), predicted (n) and correlations (n, N, N), n = IMAGES_SHOWN;
         mean_correlations (COUNTED), NaN where the set has fewer images.
     """
     split_name = max(subset.index, key=lambda name: len(subset.index[name]))  # of a set from two splits the larger one
@@ -92,11 +92,11 @@ def maps_of(model, subset, recipe, device):
         predicted.append(classes.cpu())
     images, maps, predicted = torch.cat(images), torch.cat(maps, 1), torch.cat(predicted)
     correlations = pairwise_correlations(maps)
-    shown = torch.linspace(0, len(images) - 1, SHOWN).round().long()
+    shown = torch.linspace(0, len(images) - 1, IMAGES_SHOWN).round().long()
     means = np.full(COUNTED, np.nan, np.float32)
     means[: len(images)] = mean_over_pairs(correlations).numpy()
     mean, std = (torch.tensor(values)[:, None, None] for values in (recipe.mean, recipe.std))
-    pixels = ((images[shown] * std + mean).clamp(0, 1) * 255).round().byte()  # (SHOWN, 3, H, W)
+    pixels = ((images[shown] * std + mean).clamp(0, 1) * 255).round().byte()  # (IMAGES_SHOWN, 3, H, W)
     return {"images": pixels.permute(0, 2, 3, 1).numpy(), "maps": maps[:, shown].transpose(0, 1).numpy(),
             "predicted": predicted[shown].numpy(), "correlations": correlations[shown].numpy(),
             "mean_correlations": means}

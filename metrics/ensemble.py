@@ -1,9 +1,9 @@
 """Scores of an ensemble: from members' logits (N, n, L) to one number per sample (n), larger = more in-distribution.
 
 SDDE's aggregations, with the names of its released code. z̄ is the mean over members of z/T. T, the temperature
-of the in-distribution validation images, changes the order of the samples only for some scores (SCORES). Probabilities
-are given as log odds, so that they do not tie at 1. The functions take torch tensors, preferably float64. For one
-member, standard deviations are 0. torch is imported only where scores are computed: tables need only the names.
+of the in-distribution validation images, changes the order of the samples only for some scores (ENSEMBLE_SCORES).
+Probabilities are given as log odds, so that they do not tie at 1. The functions take torch tensors, preferably float64.
+For one member, standard deviations are 0. torch is imported only where scores are computed: tables need only the names.
 """
 
 
@@ -75,7 +75,7 @@ def spread(values):
 
 
 # name → (function, whether the temperature changes the order)
-SCORES = {
+ENSEMBLE_SCORES = {
     "average": (average, True), "prob-average": (prob_average, True), "prob-minmax": (prob_minmax, True),
     "prob-maxstd": (prob_maxstd, True), "logit-average": (logit_average, False), "minmax": (minmax, False),
     "maxstd": (maxstd, False), "stdmax": (stdmax, False), "average-minmax": (average_minmax, False),
@@ -91,4 +91,4 @@ def ensemble_scores(logits, temperature=1.0):
     z = torch.as_tensor(logits).double() / temperature
     if z.dim() != 3:
         raise ValueError(f"expected members' logits (N, n, L), got {tuple(z.shape)}")
-    return {name: score(z) for name, (score, _) in SCORES.items()}
+    return {name: score(z) for name, (score, _) in ENSEMBLE_SCORES.items()}

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .network import Network, initialize_convolutions, relu
+from .network import BaseNetwork, initialize_convolutions, relu
 
 GROWTH = 12
 LAYERS = 16  # bottleneck layers a block: (100 − 4) / 6
@@ -34,7 +34,7 @@ class Transition(nn.Module):
         return F.avg_pool2d(self.conv(relu(self.bn(x))), 2)  # (B, channels/2, h/2, w/2)
 
 
-class DenseNetBC100(Network):
+class DenseNetBC100(BaseNetwork):
     """Channels 24 → 216, 108 → 300, 150 → 342; F = 342. The last stage's maps are those after the final BN and ReLU."""
 
     def __init__(self, num_classes, head):

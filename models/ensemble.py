@@ -7,7 +7,7 @@ class Ensemble(nn.Module):
     """`members` is the list of networks, each with its own head; one state dict holds all of them.
 
     Args:
-        members: networks with the forward of `Network`; at least one.
+        members: networks with the forward of `BaseNetwork`; at least one.
     """
 
     def __init__(self, members):

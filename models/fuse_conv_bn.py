@@ -14,7 +14,7 @@ def fuse_conv_bn(network):
     nn.Sequential they stand one after the other. All other batch normalisation stays.
 
     Args:
-        network: a Network, or an Ensemble of such; it is left as it is.
+        network: a BaseNetwork, or an Ensemble of such; it is left as it is.
     """
     network = copy.deepcopy(network).eval()
     for module in list(network.modules()):

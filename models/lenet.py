@@ -4,13 +4,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import fast_lenet
-from .network import Network
+from .network import BaseNetwork
 
 # while torch.export makes a graph: the plain form is what other runtimes do best
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # PyTorch 2.6 has only the latter
 
 
-class LeNet(Network):
+class LeNet(BaseNetwork):
     """Convolutions 3 → 6 → 16 → 120 of 5×5, then 120 → 84; F = 84. The last two stages' maps: 16×5×5 and 120×1×1."""
 
     image_size = 28

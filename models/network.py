@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 
-class Network(nn.Module):
+class BaseNetwork(nn.Module):
     """A body that turns images into maps, and a head, `.classifier`, that turns features into logits.
 
     Args:

@@ -1,7 +1,7 @@
 """ResNet34 and ResNet18 for 32×32 images (no max-pool, stride-1 stem), torchvision's ResNet18 and 50 for ImageNet."""
 from torch import nn
 
-from .network import Network, initialize_convolutions, relu
+from .network import BaseNetwork, initialize_convolutions, relu
 
 
 class BasicBlock(nn.Module):
@@ -44,7 +44,7 @@ def stages_of(layers, x):
     return maps
 
 
-class ResNet34(Network):
+class ResNet34(BaseNetwork):
     """Basic blocks 3, 4, 6, 3 of width 64, 128, 256, 512; F = 512. The last BN weight of a residual branch starts at
     zero, so that every block starts as its shortcut."""
 
@@ -61,7 +61,7 @@ class ResNet34(Network):
         return stages_of(self.layers, self.stem(images))
 
 
-class ResNet18Small(Network):
+class ResNet18Small(BaseNetwork):
     """ResNet18 for 32×32 images as SDDE trains it: basic blocks 2, 2, 2, 2 of width 64 to 512, F = 512.
 
     11,173,962 parameters with 10 classes; convolutions start as PyTorch draws them, every BN weight at one.
@@ -76,7 +76,7 @@ class ResNet18Small(Network):
         return stages_of(self.layers, self.stem(images))
 
 
-class TorchvisionResNet(Network):
+class TorchvisionResNet(BaseNetwork):
     """A ResNet of torchvision; its keys are torchvision's behind `body.`."""
 
     def __init__(self, name, num_features, num_classes, head, **options):

@@ -2,7 +2,7 @@
 import torch.nn.functional as F
 from torch import nn
 
-from .network import Network, initialize_convolutions, relu
+from .network import BaseNetwork, initialize_convolutions, relu
 
 
 class SmallBlock(nn.Module):
@@ -25,7 +25,7 @@ class SmallBlock(nn.Module):
         return relu(residual + x)
 
 
-class ResNet20(Network):
+class ResNet20(BaseNetwork):
     """Three stages of three blocks, 16×32×32, 32×16×16 and 64×8×8; F = 64. 269,722 parameters with ten classes."""
 
     def __init__(self, num_classes, head):

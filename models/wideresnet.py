@@ -2,7 +2,7 @@
 convolution has a bias, and the final batch normalization has momentum 0.9."""
 from torch import nn
 
-from .network import Network, initialize_convolutions, relu
+from .network import BaseNetwork, initialize_convolutions, relu
 
 
 class WideBlock(nn.Module):
@@ -23,7 +23,7 @@ class WideBlock(nn.Module):
         return residual + self.shortcut(x)
 
 
-class WideResNet2810(Network):
+class WideResNet2810(BaseNetwork):
     """Three groups of four blocks of width 160, 320, 640; no dropout; F = 640. The last stage's maps are those after
     the final BN and ReLU. Biases keep torch's default initialisation."""
 

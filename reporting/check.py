@@ -26,7 +26,7 @@ class Row(NamedTuple):
 
 def check(runs, dataset=None):
     """(lines to print, number of cells outside their tolerance) of all published rows, or of those on one data set."""
-    rows = list(rows_of(runs, dataset))
+    rows = list(published_rows(runs, dataset))
     text = []
     for row in rows:
         text += [f"{OUTSIDE}  {line}" for line in row.outside]
@@ -40,7 +40,7 @@ def check(runs, dataset=None):
     return text, outside
 
 
-def rows_of(runs, dataset=None):
+def published_rows(runs, dataset=None):
     """A Row for each published row, or for those on one data set."""
     for benchmark in BENCHMARKS:
         rows = [row for row in benchmark.papers() if row["method"] and dataset in (None, row["id_dataset"])]

@@ -229,7 +229,7 @@ def grouped(items, key):
 
 # ---- every method under every score ----
 
-def scores(benchmark, dataset, runs):
+def score_rows(benchmark, dataset, runs):
     """Tidy: AUROC in per cent, the mean over a column's sets, of every method under every score; over seeds."""
     rows = []
     protocol = benchmark.all_scores

@@ -20,7 +20,7 @@ METRICS = {  # column → (metric of a corrupted set, of the clean one, unit, di
     "ECE, own T": ("ece", "ece", 1, 4), "ECE, clean T": ("ece_clean_temperature", "ece", 1, 4),
     "NLL, own T": ("nll", "nll", 1, 4), "NLL, clean T": ("nll_clean_temperature", "nll", 1, 4),
     "Brier, own T": ("brier", "brier", 1, 4), "Brier, clean T": ("brier_clean_temperature", "brier", 1, 4)}
-SHOWN = (0, 1, 5)  # severities; the CSV has all
+SEVERITIES_SHOWN = (0, 1, 5)  # severities; the CSV has all
 
 
 def rows_of(dataset, runs):
@@ -55,7 +55,7 @@ def sections(rows):
     headers = ["severity", "method", "n", "corruptions", *METRICS]
     for (model, changed), part in grouped(rows, lambda row: (row["model"], row["changed"])):
         lines = []
-        for severity in (severity for severity in SHOWN if any(row["severity"] == severity for row in part)):
+        for severity in (severity for severity in SEVERITIES_SHOWN if any(row["severity"] == severity for row in part)):
             for method in in_order({row["method"] for row in part}):
                 own = [row for row in part if (row["severity"], row["method"]) == (severity, method)]
                 if own:

@@ -1,8 +1,9 @@
 """The `dismax` benchmark: DisMax's Table 2, single networks under the paper's protocol and a held-out one."""
 from data.datasets import OUTLIERS
+from recipes import dismax_score
 from reporting import papers
 from reporting.comparison import Benchmark, Column, Protocol
-from reporting.names import dismax_score, is_dismax_method, title_of
+from reporting.names import is_dismax_method, title_of
 
 LEGEND = """\
 as published: the epoch with the best test accuracy. The release's local search fits the temperature on the test images,

@@ -18,9 +18,9 @@ diversity: the diversity loss, mean over the steps of an epoch. dead maps: salie
   the maps of all members and steps. A dead map has no gradient and no correlation with other maps, so a member could
   avoid the diversity loss by dead maps."""
 LOGGED = ("diversity", "dead_maps")
-PARTS = [(f"{group}_{when}", 1, 2) for group in ("near", "far") for when in ("best", "last")]
-COLUMNS = [("best_accuracy", 1, 2), ("last_accuracy", 1, 2), *PARTS, ("diversity_first", 1, 3),
-           ("diversity_last", 1, 3), ("dead_maps_first", 100, 2), ("dead_maps_last", 100, 2)]
+AUROC_COLUMNS = [(f"{group}_{when}", 1, 2) for group in ("near", "far") for when in ("best", "last")]
+VALUE_COLUMNS = [("best_accuracy", 1, 2), ("last_accuracy", 1, 2), *AUROC_COLUMNS, ("diversity_first", 1, 3),
+                 ("diversity_last", 1, 3), ("dead_maps_first", 100, 2), ("dead_maps_last", 100, 2)]
 HEADERS = ["method", "n", "best epoch", "accuracy (%): best", "last", "near: best", "last", "far: best", "last",
            "diversity: first epoch", "last", "dead maps (%): first epoch", "last"]
 
@@ -55,7 +55,7 @@ def sections(rows):
             chosen = ", ".join(str(row["best_epoch"]) for row in runs)
             lines.append([title_of(method), str(len(runs)), f"{chosen} of {runs[0]['epochs']}",
                           *(_mean(scale * np.array([row[name] for row in runs]), digits)
-                            for name, scale, digits in COLUMNS)])
+                            for name, scale, digits in VALUE_COLUMNS)])
         yield Section(title_of(model), HEADERS, lines, f"CHANGED RECIPE: {changed}." if changed else "")
 
 

@@ -11,13 +11,13 @@ import numpy as np
 
 from metrics.calibration import cross_fitted_logits, probabilities_of
 from metrics.detection import detection_metrics
+from recipes import dismax_score
 from reporting import dismax, openood, plots
 from reporting.comparison import compare
-from reporting.names import dismax_score, in_order, sdde_score, title_of
+from reporting.names import in_order, sdde_script_score, title_of
 from utils.io import UserError
 from utils.npz import Damaged, array_headers, read_arrays
 
-GROUPS = ("near", "far", "very_far", "ood")
 SALIENCY = {"sets", "groups", "images", "maps", "predicted", "correlations", "mean_correlations"}  # engine/saliency.py
 
 
@@ -40,7 +40,7 @@ def summaries(dataset, runs):
                 yield Picture(f"{dataset}_{model}_{benchmark.name}_summary",
                               f"{title_of(model)}, {name}{': ours and the paper' * beside}",
                               "Mean and standard deviation over n seeds, under the paper's protocol.",
-                              partial(plots.summary, columns))
+                              partial(plots.ours_beside_paper, columns))
 
 
 def summary_columns(lines):
@@ -71,7 +71,7 @@ def pictures(dataset, model, runs):
     first = {}  # method → the first seed's run
     for method in in_order({run.method for run in runs}):
         first[method] = min((run for run in runs if run.method == method), key=lambda run: run.seed)
-    scored = {title_of(method): found for method, run in first.items() if (found := scores_of(dataset, run))}
+    scored = {title_of(method): found for method, run in first.items() if (found := dumped_scores(dataset, run))}
     which = "First seed, last epoch, whole test sets"
     if scored:
         yield Picture(f"{name}_scores", f"{network}: scores of test images", f"{which}, temperature 1.",
@@ -90,7 +90,7 @@ def pictures(dataset, model, runs):
 
 # ---- data of the figures ----
 
-def arrays(path):
+def arrays_if_there(path):
     """The arrays of an .npz file; {} when it is missing or damaged."""
     try:
         keys = list(array_headers(path))
@@ -105,24 +105,25 @@ def are_numbers(values, dimensions):
             and bool(np.isfinite(values).all()))
 
 
-def scores_of(dataset, run):
+def dumped_scores(dataset, run):
     """(score's name, in-distribution scores, {set: (group, scores, AUROC)}) of a run's dumps, or None."""
-    score = dismax_score(dataset, run.method, "far") if run.members == 1 else sdde_score(
+    score = dismax_score(dataset, run.method, "far") if run.members == 1 else sdde_script_score(
         dataset, run.method) or openood.COMMON_SCORE
-    dumps = {path.stem: arrays(path).get("conf") for path in sorted((run.folder / "scores" / score).glob("*.npz"))}
+    paths = sorted((run.folder / "scores" / score).glob("*.npz"))
+    dumps = {path.stem: arrays_if_there(path).get("conf") for path in paths}
     dumps = {name: conf for name, conf in dumps.items() if are_numbers(conf, 1)}
     if dataset not in dumps or len(dumps) < 2:
         return None
-    groups = {row[1]: row[2] for row in run.rows if row[2] in GROUPS}
+    groups = {row[1]: row[2] for row in run.rows if row[2] in dismax.GROUPS}
     inside = dumps.pop(dataset)
-    ordered = sorted(dumps, key=lambda name: (*GROUPS, "").index(groups.get(name, "")))
+    ordered = sorted(dumps, key=lambda name: (*dismax.GROUPS, "").index(groups.get(name, "")))
     return score, inside, {title_of(name): (groups.get(name, ""), dumps[name],
                                             detection_metrics(inside, dumps[name])["auroc"]) for name in ordered}
 
 
 def calibration_of(run):
     """{label: (probabilities, labels)} before and after calibration, from a run's logits; {} without them."""
-    content = arrays(run.folder / "logits" / f"{run.id_dataset}.npz")
+    content = arrays_if_there(run.folder / "logits" / f"{run.id_dataset}.npz")
     logits, labels = content.get("logits"), content.get("labels")
     if not are_numbers(logits, 3) or not are_numbers(labels, 1) or not 2 <= len(labels) == logits.shape[1]:
         return {}
@@ -153,7 +154,7 @@ def saliency(name, network, first):
         first: method → the run to show.
     """
     found = {method: content for method, run in first.items()
-             if run.members > 1 and (content := arrays(run.folder / "saliency.npz")).keys() >= SALIENCY}
+             if run.members > 1 and (content := arrays_if_there(run.folder / "saliency.npz")).keys() >= SALIENCY}
     found = {method: content for method, content in found.items()
              if np.array_equal(content["images"], next(iter(found.values()))["images"])}
     if not found:

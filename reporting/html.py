@@ -2,7 +2,7 @@
 import html
 
 from reporting import plots
-from reporting.check import rows_of
+from reporting.check import published_rows
 from reporting.comparison import grouped
 from reporting.figures import pictures, summaries
 from reporting.names import title_of
@@ -95,7 +95,7 @@ def figure(results_dir, picture, titled=True):
 
 def verdicts(runs, dataset):
     """A line for each published row with runs: within its tolerances, outside, or not judged and why."""
-    rows = list(rows_of(runs, dataset))
+    rows = list(published_rows(runs, dataset))
     lines = []
     for row in rows:
         if row.outside:

@@ -30,7 +30,7 @@ class LeftOut(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run:
+class EvaluatedRun:
     """One evaluated run. `changed` says in words what differs from the published recipe, "" where nothing does."""
 
     folder: Path
@@ -73,7 +73,7 @@ class Run:
 
 
 class Results(NamedTuple):
-    runs: list  # of Run, in the order of their folders
+    runs: list  # of EvaluatedRun, in the order of their folders
     left_out: list  # of LeftOut
 
 
@@ -145,7 +145,7 @@ def _copies(runs):
 # ---- one run ----
 
 def _read_run(folder):
-    """The Run in a folder. UserError or OSError when its files are damaged, foreign, incomplete or disagree."""
+    """The EvaluatedRun in a folder. UserError or OSError when files are damaged, foreign, incomplete or disagree."""
     config = _config(folder)
     run = config["run"]
     changed = ", ".join(f"{field} {change['used']} (published {change['published']})"
@@ -154,7 +154,7 @@ def _read_run(folder):
     rows = run_dir.read_metrics(folder, config)
     if others := {row[1] for row in rows if row[2] == "id"} - {run["dataset"]}:
         raise UserError(f"metrics.csv has in-distribution images of {', '.join(sorted(others))}: it is of another run")
-    return Run(folder, run["dataset"], run["model"], run["method"], run["seed"], changed, config, log, rows)
+    return EvaluatedRun(folder, run["dataset"], run["model"], run["method"], run["seed"], changed, config, log, rows)
 
 
 def _config(folder):

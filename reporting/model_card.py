@@ -3,7 +3,7 @@ from tabulate import tabulate
 
 from data.datasets import CATALOG
 from recipes import BLOCKS
-from reporting.names import sdde_score, title_of
+from reporting.names import sdde_script_score, title_of
 
 
 def model_card(run, config, rows, calibration, detection, graphs):
@@ -42,13 +42,14 @@ in-distribution images. Temperature: {detection["temperature"]:.6g}.
 
 ## Accuracy and calibration
 
-{table(last, lambda row: row[2] == "id" and row[5].startswith(("accuracy", "ece", "nll")),
-       ("benchmark", "metric"), (0, 5))}
+{metric_table(last, lambda row: row[2] == "id" and row[5].startswith(("accuracy", "ece", "nll")),
+              ("benchmark", "metric"), (0, 5))}
 
 ## Detection of other images
 
-{table(last, lambda row: row[5] in ("auroc", "fpr95") and row[4] in scores_of(run, detection["score"], row[0]),
-       ("benchmark", "OOD set", "group", "score", "metric"), (0, 1, 2, 4, 5))}
+{metric_table(
+    last, lambda row: row[5] in ("auroc", "fpr95") and row[4] in shown_scores(run, detection["score"], row[0]),
+    ("benchmark", "OOD set", "group", "score", "metric"), (0, 1, 2, 4, 5))}
 
 ## Limits
 
@@ -64,11 +65,11 @@ def is_published(run):
     return any(block.paper and run.dataset == block.dataset and run.model in block.networks for block in BLOCKS)
 
 
-def scores_of(run, score, benchmark):
-    published = sdde_score(run.dataset, run.name) if run.dataset in CATALOG else None
+def shown_scores(run, score, benchmark):
+    published = sdde_script_score(run.dataset, run.name) if run.dataset in CATALOG else None
     return (score,) if benchmark == "dismax" else (published or "logit-average",)
 
 
-def table(rows, wanted, columns, places):
+def metric_table(rows, wanted, columns, places):
     found = [[*(row[k] for k in places), f"{row[6]:.4f}"] for row in rows if wanted(row)]
     return tabulate(found, headers=[*columns, "value"], tablefmt="github") if found else "Not measured."

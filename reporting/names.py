@@ -34,12 +34,7 @@ def in_order(names):
     return known + sorted(set(names) - set(known))
 
 
-def dismax_score(dataset, method, group):
-    """The score that DisMax's paper ranks a method by in its column for this group of OOD sets; MPS by default."""
-    return recipes.dismax_score(dataset, method, group)
-
-
-def sdde_score(dataset, method):
+def sdde_script_score(dataset, method):
     """The score of SDDE's released script for a method, or for the published form of one; None without a script."""
     published = method.removesuffix("_stable")
     released = {name for block in BLOCKS if block.paper == "sdde" for name in block.methods}

@@ -12,8 +12,8 @@ def notes_of(benchmark, dataset, model, lines, columns, results):
         f"{len(runs)} run{'s' * (len(runs) != 1)} on {devices}.",
         *_unpublished(dataset, model, lines),
         *_dropped(lines),
-        *images(benchmark, runs, columns),
-        *left_out(results, dataset, model),
+        *image_notes(benchmark, runs, columns),
+        *left_out_notes(results, dataset, model),
     ])
 
 
@@ -38,7 +38,7 @@ def _dropped(lines):
                        "the temperature search ended at a bound.")
 
 
-def images(benchmark, runs, columns):
+def image_notes(benchmark, runs, columns):
     """Which sets of a group are missing, and which images differ from the paper's."""
     tested = {(row[2], row[1]) for run in runs for row in run.rows if row[0] == benchmark.name}
     recorded = {}  # (ood_group, set) → notes
@@ -57,7 +57,7 @@ def images(benchmark, runs, columns):
         yield from (f"{place[1]}: {note}." for note in recorded.get(place, ()) if note)
 
 
-def left_out(results, dataset, model=None):
+def left_out_notes(results, dataset, model=None):
     """A sentence for each run that is in no table."""
     for run in results.left_out:
         if run.id_dataset == dataset and model in (None, run.model):

@@ -4,9 +4,10 @@ from itertools import product
 
 import numpy as np
 
+from recipes import dismax_score
 from reporting.comparison import grouped
 from reporting.load import OWN_SCORE
-from reporting.names import dismax_score, in_order, sdde_score, title_of
+from reporting.names import in_order, sdde_script_score, title_of
 from reporting.openood import COMMON_SCORE
 from reporting.tables import Section
 from reporting.verdicts import number
@@ -62,7 +63,7 @@ def own_score(dataset, run, group):
         return OWN_SCORE
     if run.members == 1:
         return OF_SINGLE.get(dismax_score(dataset, run.method, group), COMMON_SCORE)
-    return sdde_score(dataset, run.method) or COMMON_SCORE
+    return sdde_script_score(dataset, run.method) or COMMON_SCORE
 
 
 def status(note):

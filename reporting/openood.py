@@ -3,7 +3,7 @@ from data.datasets import OPENOOD, OUTLIERS
 from reporting import papers
 from reporting.comparison import Benchmark, Column, Protocol
 from reporting.dismax import GROUPS, ood_sets
-from reporting.names import sdde_score
+from reporting.names import sdde_script_score
 
 COMMON_SCORE = "logit-average"
 LEGEND = """\
@@ -50,12 +50,12 @@ def _published_metric(metric):
     return f"{metric}_published" if metric in ("ece", "nll") else metric
 
 
-COMMON = Protocol("common score", "best", lambda dataset, method, group: COMMON_SCORE, lambda metric: metric,
-                  published=False)
+COMMON_PROTOCOL = Protocol("common score", "best", lambda dataset, method, group: COMMON_SCORE, lambda metric: metric,
+                           published=False)
 BENCHMARK = Benchmark(
     name="openood", columns=columns, papers=papers.sdde, includes=includes, baseline="de",
-    protocols=(Protocol("as published", "best", lambda dataset, method, group: sdde_score(dataset, method),
-                        _published_metric, published=True), COMMON),
-    all_scores=COMMON,
-    own_score=lambda dataset, method, group: None if method.endswith("_stable") else sdde_score(dataset, method),
+    protocols=(Protocol("as published", "best", lambda dataset, method, group: sdde_script_score(dataset, method),
+                        _published_metric, published=True), COMMON_PROTOCOL),
+    all_scores=COMMON_PROTOCOL,
+    own_score=lambda dataset, method, group: None if method.endswith("_stable") else sdde_script_score(dataset, method),
     legend=LEGEND, scores_legend=SCORES_LEGEND)

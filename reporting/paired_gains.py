@@ -12,16 +12,16 @@ from itertools import product
 import numpy as np
 from scipy.special import stdtrit
 
-from metrics.ensemble import SCORES
+from metrics.ensemble import ENSEMBLE_SCORES
 from reporting import papers
 from reporting.comparison import grouped
-from reporting.names import in_order, sdde_score, title_of
-from reporting.notes import images
+from reporting.names import in_order, sdde_script_score, title_of
+from reporting.notes import image_notes
 from reporting.openood import BENCHMARK, COMMON_SCORE, columns, includes
 from reporting.tables import Section
 
-EACH, ONE = "each script's score", "one score"
-GROUPS = ("near", "far")
+EACH_SCORE, ONE_SCORE = "each script's score", "one score"
+NEAR_FAR = ("near", "far")
 EPOCHS = {"best": "best epoch", "last": "last epoch"}
 LEGEND = """\
 Method minus DE on the same seed, in points of AUROC: the mean over the sets that both runs have with the same images.
@@ -35,7 +35,7 @@ best epoch: the checkpoint that is best on validation images, as published. last
 The paper's line is the difference of its two means. The paper has no paired values, and its images may differ."""
 
 
-def compare(dataset, runs):
+def rows_of(dataset, runs):
     """Tidy: a row per model × recipe × method × checkpoint × group × score; empty if no seed has both DE and a method.
 
     Runs are paired within one recipe: what was changed must be the same on both sides.
@@ -52,7 +52,7 @@ def compare(dataset, runs):
         des = {run.seed: run for run in part if run.method == "de"}
         for method in in_order({run.method for run in part} - {"de"}) if des else []:
             pairs = {run.seed: (run, des[run.seed]) for run in part if run.method == method and run.seed in des}
-            for checkpoint, group in product(EPOCHS, GROUPS):
+            for checkpoint, group in product(EPOCHS, NEAR_FAR):
                 paper = math.nan
                 if checkpoint == "best" and {"de", method} <= set(theirs):
                     paper = theirs[method][f"{group}_auroc"] - theirs["de"][f"{group}_auroc"]
@@ -65,17 +65,17 @@ def compare(dataset, runs):
 def _gains(pairs, checkpoint, group, dataset, method, paper):
     """The rows of one method, checkpoint and group; none where DE and the method have no seed or no set in common."""
     seeds, sets, aurocs = on_common_seeds(pairs, checkpoint, group)
-    own, des = sdde_score(dataset, method) or COMMON_SCORE, sdde_score(dataset, "de")
+    own, des = sdde_script_score(dataset, method) or COMMON_SCORE, sdde_script_score(dataset, "de")
     if not sets:
         return
     as_published = aurocs(0, own) - aurocs(1, des)
-    for kind, score, de_score in [(EACH, own, des), *((ONE, score, score) for score in SCORES)]:
+    for kind, score, de_score in [(EACH_SCORE, own, des), *((ONE_SCORE, score, score) for score in ENSEMBLE_SCORES)]:
         gain = aurocs(0, score) - aurocs(1, de_score)
         due = float(np.mean(as_published - gain))
         yield {"kind": kind, "score": score, "de_score": de_score, "sets": " ".join(sets),
-               "seeds": " ".join(map(str, seeds)), **summary(gain), "due_to_score": due,
+               "seeds": " ".join(map(str, seeds)), **gain_summary(gain), "due_to_score": due,
                "share": due / as_published.mean() if own != des and as_published.mean() > 0 else math.nan,
-               "paper": paper if kind == EACH else math.nan}
+               "paper": paper if kind == EACH_SCORE else math.nan}
 
 
 def on_common_seeds(pairs, checkpoint, group):
@@ -100,7 +100,7 @@ def on_common_seeds(pairs, checkpoint, group):
     return list(shared), sets, aurocs
 
 
-def summary(gain):
+def gain_summary(gain):
     """n, mean, sample standard deviation and 95 % t-interval of one value per seed; NaN where one seed says nothing."""
     n, mean = len(gain), float(gain.mean())
     std = float(gain.std(ddof=1)) if n > 1 else math.nan
@@ -114,13 +114,13 @@ def summary(gain):
 def sections(dataset, rows, runs):
     """A Section per network and recipe: each script's score; and one for both: the common one, DE's or the method's."""
     headers = ["method − DE", "checkpoint", "scored with", "n"]
-    for group in GROUPS:
+    for group in NEAR_FAR:
         headers += [f"{group}: Δ AUROC", "95 % interval", "due to the score"]
     for (model, changed), part in grouped(rows, lambda row: (row["model"], row["changed"])):
         lines = []
         for method, of_method in grouped(part, lambda row: row["method"]):
             paper = {row["ood_group"]: row["paper"] for row in of_method if math.isfinite(row["paper"])}
-            texts = [["", "paper", "", *(text for group in GROUPS
+            texts = [["", "paper", "", *(text for group in NEAR_FAR
                                          for text in (_signed(paper.get(group, math.nan)), "", ""))]] if paper else []
             texts += [_line(cells, bool(paper)) for _, cells in grouped(
                 shown(of_method), lambda row: (row["checkpoint"], row["kind"], row["score"], row["de_score"]))]
@@ -134,9 +134,9 @@ def shown(rows):
     """Of the best epoch the published pair of scores, the common one, and one score for both that is DE's or the
     method's own; of the last epoch the published pair and the common one. (A method with DE's score has one already.)
     """
-    own, des = next((row["score"], row["de_score"]) for row in rows if row["kind"] == EACH)
+    own, des = next((row["score"], row["de_score"]) for row in rows if row["kind"] == EACH_SCORE)
     more = {own, des} if own != des else set()
-    return [row for row in rows if row["kind"] == EACH or row["score"] == COMMON_SCORE
+    return [row for row in rows if row["kind"] == EACH_SCORE or row["score"] == COMMON_SCORE
             or (row["checkpoint"] == "best" and row["score"] in more)]
 
 
@@ -148,7 +148,7 @@ def _line(cells, of_paper):
     if first["score"] != first["de_score"]:
         text += f", DE: {first['de_score']}"
     texts = [EPOCHS[first["checkpoint"]], text, "/".join(dict.fromkeys(str(row["n"]) for row in cells))]
-    for group in GROUPS:
+    for group in NEAR_FAR:
         if group not in by_group:
             texts += ["missing", "", ""]
             continue
@@ -156,7 +156,7 @@ def _line(cells, of_paper):
         share = f" ({100 * row['share']:.0f} %)" if of_paper and math.isfinite(row["share"]) else ""
         texts += [_signed(row["mean"], row["std"]),
                   f"{row['low']:+.2f} to {row['high']:+.2f}" if row["n"] > 1 else "n = 1",
-                  f"{row['due_to_score']:+.2f}{share}" if row["kind"] == ONE else ""]
+                  f"{row['due_to_score']:+.2f}{share}" if row["kind"] == ONE_SCORE else ""]
     return texts
 
 
@@ -170,7 +170,7 @@ def _notes(dataset, changed, part, runs):
     for (method, group), rows in grouped(part, lambda row: (row["method"], row["ood_group"])):
         if (sets := rows[0]["sets"]) != " ".join(sorted(everything[group])):
             yield f"{title_of(method)} − DE, {group}: only {sets}, the sets that both have on every seed."
-    yield from images(BENCHMARK, runs, columns(dataset, runs))
+    yield from image_notes(BENCHMARK, runs, columns(dataset, runs))
 
 
 def score_sections(rows):
@@ -178,12 +178,12 @@ def score_sections(rows):
     for (model, changed), part in grouped(rows, lambda row: (row["model"], row["changed"])):
         lines = []
         for (method, checkpoint, group), cells in grouped(
-                [row for row in part if row["kind"] == ONE],
+                [row for row in part if row["kind"] == ONE_SCORE],
                 lambda row: (row["method"], row["checkpoint"], row["ood_group"])):
             by = {row["score"]: row for row in cells}
             lines.append([group, title_of(method), EPOCHS[checkpoint], str(cells[0]["n"]),
-                          *(_signed(by[score]["mean"], by[score]["std"]) for score in SCORES)])
-        yield Section(title_of(model), ["OOD sets", "method − DE", "checkpoint", "n", *SCORES], lines,
+                          *(_signed(by[score]["mean"], by[score]["std"]) for score in ENSEMBLE_SCORES)])
+        yield Section(title_of(model), ["OOD sets", "method − DE", "checkpoint", "n", *ENSEMBLE_SCORES], lines,
                       f"CHANGED RECIPE: {changed}." if changed else "")
 
 

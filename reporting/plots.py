@@ -18,8 +18,9 @@ LIGHT = {"figure.facecolor": "white", "savefig.facecolor": "white"}
 PALE = "#d8d8d8"
 DARK = {"figure.facecolor": "#16181c", "savefig.facecolor": "#16181c", "axes.facecolor": "#16181c", "text.color": PALE,
         **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), PALE)}
-COMMON = {"font.size": 9, "axes.titlesize": 10, "legend.fontsize": 8, "legend.frameon": False, "axes.grid": True,
-          "grid.alpha": 0.25, "figure.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False}
+COMMON_STYLE = {
+    "font.size": 9, "axes.titlesize": 10, "legend.fontsize": 8, "legend.frameon": False, "axes.grid": True,
+    "grid.alpha": 0.25, "figure.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False}
 GREY = "#888888"
 OURS = {"marker": "o", "color": COLOURS[0]}
 THEIRS = {"marker": "D", "color": GREY, "markerfacecolor": "none"}
@@ -30,7 +31,7 @@ FEW = 10  # samples in a bin, below which its accuracy says little
 def save(path, draw, *data):
     """Write draw(*data) to path, and for dark pages to <name>_dark.png beside it."""
     for style, target in ((LIGHT, path), (DARK, dark(path))):
-        with matplotlib.rc_context({**COMMON, **style}):
+        with matplotlib.rc_context({**COMMON_STYLE, **style}):
             buffer = io.BytesIO()
             draw(*data).savefig(buffer, format="png", dpi=110)
         with atomic_write(target) as file:
@@ -60,7 +61,7 @@ def legend_below(axis):
 
 # ---- the picture that comes first ----
 
-def summary(columns):
+def ours_beside_paper(columns):
     """Ours beside the paper's, a panel per column of a table.
 
     columns: {title: [(method, paper's mean, std, our mean, std)]}, the same methods in each; NaN for what there is none
@@ -101,7 +102,7 @@ def score_histograms(methods):
             axis.hist(np.clip(values, low, high), histtype="step", linewidth=1.5, color=colour,
                       linestyle=LINES.get(group, "-"), **style)
             axis.plot([], [], color=colour, linestyle=LINES.get(group, "-"),
-                      label=in_words(group, f"{out} ({len(values):,})", auroc))
+                      label=curve_label(group, f"{out} ({len(values):,})", auroc))
         axis.set(title=name, xlabel=f"{score}; larger: more in-distribution", yticks=[])
         legend_below(axis)
     return figure
@@ -115,7 +116,7 @@ def roc_curves(methods):
         axis.plot([0, 100], [0, 100], color=GREY, linewidth=0.8)
         for (out, (group, values, auroc)), colour in zip(outside.items(), COLOURS):
             axis.plot(*roc_points(inside, values), color=colour, linestyle=LINES.get(group, "-"), linewidth=1.4,
-                      label=in_words(group, out, auroc))
+                      label=curve_label(group, out, auroc))
         axis.set(title=name, xlabel="OOD images accepted (%)", ylabel="in-distribution images accepted (%)",
                  xlim=(-1, 101), ylim=(-1, 101), aspect="equal")
         legend_below(axis)
@@ -132,7 +133,7 @@ def roc_points(id_scores, ood_scores, most=1000):
     return tuple(np.concatenate([[0], shares]) for shares in accepted)
 
 
-def in_words(group, name, auroc):
+def curve_label(group, name, auroc):
     place = f"{group.replace('_', ' ')}: {name}" if group else name
     return textwrap.fill(f"{place}, AUROC {100 * auroc:.2f} %", 50)
 

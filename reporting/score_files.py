@@ -11,7 +11,7 @@ import numpy as np
 from data.datasets import CATALOG, OPENOOD, OUTLIERS
 from metrics.detection import detection_metrics
 from metrics.published import published_detection_metrics
-from reporting.load import OWN_SCORE, Run
+from reporting.load import OWN_SCORE, EvaluatedRun
 from utils.io import UserError
 from utils.npz import Damaged, read_arrays
 
@@ -22,7 +22,7 @@ NOTE = "which of its images were scored is not known"
 
 
 def read_scores(name, folder, seed, dataset=None):
-    """The Run of a folder of score files.
+    """The EvaluatedRun of a folder of score files.
 
     Args:
         name: of the method, or network/method to stand beside the runs of that network.
@@ -52,13 +52,13 @@ def read_scores(name, folder, seed, dataset=None):
     model, slash, method = name.rpartition("/")
     if not method or slash and not model:
         raise UserError(f"--scores {name}={folder}: name a method, or network/method")
-    return Run(folder, dataset, model or MODEL, method, seed, "", {
+    return EvaluatedRun(folder, dataset, model or MODEL, method, seed, "", {
         "method": {"members": 1}, "recipe": {"epochs": 0}, "best_epoch": 0, "train_seconds": None, "score_files": True,
         "sessions": [{"device": f"{folder}"}]}, [], list(_rows(dataset, content)))
 
 
 def add_scores(runs, run):
-    """Append the Run of score files. UserError when it is another seed by its name only, or has the name of a run."""
+    """Append the EvaluatedRun of score files. UserError when only its name is new, or when it has the name of a run."""
     def method(run):
         return run.id_dataset, run.model, run.method
 

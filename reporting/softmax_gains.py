@@ -9,10 +9,11 @@ import math
 
 import numpy as np
 
+from recipes import dismax_score
 from reporting.comparison import grouped
 from reporting.dismax import is_single
-from reporting.names import dismax_score, in_order, title_of
-from reporting.paired_gains import GROUPS, on_common_seeds, summary
+from reporting.names import in_order, title_of
+from reporting.paired_gains import NEAR_FAR, gain_summary, on_common_seeds
 from reporting.tables import Section
 
 ONE_SCORES = ("MPS", "MDS")  # of the dismax benchmark, at temperature 1
@@ -27,7 +28,7 @@ near and far sets: the mean over those of the openood benchmark that both runs h
 due to the score: the gain with each one's score minus the gain with this one score."""
 
 
-def compare(dataset, runs):
+def rows_of(dataset, runs):
     """Tidy: a row a model × recipe × method × quantity × pair of scores; empty where no seed has both sides.
 
     Returns:
@@ -48,26 +49,27 @@ def compare(dataset, runs):
 
 def gains(dataset, method, pairs):
     """The rows of one method: accuracy first, then every OOD set that some pair was tested on with the same images."""
-    yield from row_of(pairs, "id", dataset, "accuracy", "", "", "accuracy")
+    yield from gain_row(pairs, "id", dataset, "accuracy", "", "", "accuracy")
     sets = dict.fromkeys(cell for run, _ in pairs for cell in run.cells("dismax", "last", "images") if cell[0] != "id")
     for group, name in sets:
-        same = [pair for pair in pairs if images(pair[0], group, name) == images(pair[1], group, name) is not None]
+        same = [(run, base) for run, base in pairs
+                if images_tested(run, group, name) == images_tested(base, group, name) is not None]
         scores = dismax_score(dataset, method, group), dismax_score(dataset, "softmax", group)
-        each = list(row_of(same, group, name, "auroc", *scores, name))
+        each = list(gain_row(same, group, name, "auroc", *scores, name))
         yield from each
         for score in ONE_SCORES:
             if each and scores != (score, score):
-                for row in row_of(same, group, name, "auroc", score, score, name):
+                for row in gain_row(same, group, name, "auroc", score, score, name):
                     yield {**row, "due_to_score": each[0]["mean"] - row["mean"]}
-    for group in GROUPS:
+    for group in NEAR_FAR:
         seeds, sets, aurocs = on_common_seeds({run.seed: (run, base) for run, base in pairs}, "last", group)
         for score in OPENOOD_SCORES if sets else ():
             yield {"quantity": f"{group} sets", "ood_group": group, "score": score, "softmax_score": score,
-                   "seeds": " ".join(map(str, seeds)), **summary(aurocs(0, score) - aurocs(1, score)),
+                   "seeds": " ".join(map(str, seeds)), **gain_summary(aurocs(0, score) - aurocs(1, score)),
                    "due_to_score": math.nan}
 
 
-def row_of(pairs, group, name, metric, score, softmax_score, quantity):
+def gain_row(pairs, group, name, metric, score, softmax_score, quantity):
     """One row, or none where no pair has the metric on both sides."""
     found = {run.seed: (value(run, metric, score, group, name), value(base, metric, softmax_score, group, name))
              for run, base in pairs}
@@ -75,14 +77,14 @@ def row_of(pairs, group, name, metric, score, softmax_score, quantity):
     if found:
         gain = np.array([100 * (ours - theirs) for ours, theirs in found.values()])
         yield {"quantity": quantity, "ood_group": group, "score": score, "softmax_score": softmax_score,
-               "seeds": " ".join(map(str, found)), **summary(gain), "due_to_score": math.nan}
+               "seeds": " ".join(map(str, found)), **gain_summary(gain), "due_to_score": math.nan}
 
 
 def value(run, metric, score, group, name):
     return run.cells("dismax", "last", metric, score).get((group, name), (None,))[0]
 
 
-def images(run, group, name):
+def images_tested(run, group, name):
     return run.cells("dismax", "last", "images").get((group, name))
 
 

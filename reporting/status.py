@@ -12,28 +12,28 @@ from reporting.names import title_of
 from reporting.verdicts import OUTSIDE
 
 REFERENCE = Path(__file__).resolve().parents[1] / "results/reference"
-BENCHMARKS = {"dismax": dismax.BENCHMARK, "sdde": openood.BENCHMARK}
-PAPERS = {"dismax": "DisMax", "sdde": "SDDE", "": "ours"}
+BENCHMARK_OF_PAPER = {"dismax": dismax.BENCHMARK, "sdde": openood.BENCHMARK}
+PAPER_TITLES = {"dismax": "DisMax", "sdde": "SDDE", "": "ours"}
 CPU_NETWORKS = ("lenet", "resnet20")
 
 
 def markdown(reference=REFERENCE):
     runs = [run for run in read_runs(reference).runs if not run.changed]
     lines = ["| paper, data set | network | runs | n | state | verdict |", "|---|---|--:|---|---|---|"]
-    for (paper, dataset, network), seeds in rows().items():
+    for (paper, dataset, network), seeds in block_rows().items():
         done = [run for run in runs if (run.id_dataset, run.model) == (dataset, network)
                 and run.seed <= seeds.get(run.method, 0)]
         total = sum(seeds.values())
         counts = sorted({sum(run.method == method for run in done) for method in seeds} - {0})
         n = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(sum(counts))
-        cells = (f"{PAPERS[paper]}, {title_of(dataset)}", title_of(network), f"{len(done)} of {total}",
+        cells = (f"{PAPER_TITLES[paper]}, {title_of(dataset)}", title_of(network), f"{len(done)} of {total}",
                  f"{n} of {max(seeds.values())}", state(network, len(done), total),
-                 verdict(paper, dataset, network, seeds, done))
+                 verdict_in_words(paper, dataset, network, seeds, done))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def rows():
+def block_rows():
     """(paper, data set, network) → {method: number of seeds}, of all blocks."""
     found = {}
     for block in BLOCKS:
@@ -51,13 +51,13 @@ def state(network, done, total):
     return "in progress" if done else "queued for a CPU"
 
 
-def verdict(paper, dataset, network, methods, runs):
+def verdict_in_words(paper, dataset, network, methods, runs):
     """How many numbers of the published rows are within tolerance; or why none can be judged."""
     if not paper:
         return "in neither paper"
     if not runs:
         return "–"
-    benchmark, judged, reasons, outside = BENCHMARKS[paper], 0, set(), []
+    benchmark, judged, reasons, outside = BENCHMARK_OF_PAPER[paper], 0, set(), []
     lines = [line for line in compare(benchmark, dataset, runs) if line.protocol.published and line.model == network]
     for method in methods:
         why, cells = check.judge([line for line in lines if line.method == method])

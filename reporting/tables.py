@@ -54,8 +54,8 @@ def publish(table, folder):
     if table.shown:
         print(printable(terminal(table, terminal_width())))
     write_text(folder / f"{table.name}.csv", as_csv(table.tidy))
-    write_text(folder / f"{table.name}.md", markdown(table))
-    write_text(folder / f"{table.name}.tex", latex(table))
+    write_text(folder / f"{table.name}.md", as_markdown(table))
+    write_text(folder / f"{table.name}.tex", as_latex(table))
     return as_html(table)
 
 
@@ -70,7 +70,7 @@ def as_csv(rows):
     return text.getvalue()
 
 
-def markdown(table):
+def as_markdown(table):
     lines = [f"# {in_markdown(table.title)}\n"]
     for name, headers, rows, note in table.sections:
         cells = [[in_markdown(cell) for cell in row] for row in rows]
@@ -79,7 +79,7 @@ def markdown(table):
     return "\n".join([*lines, paragraphs(table.legend)]) + "\n"
 
 
-def latex(table):
+def as_latex(table):
     parts = []
     for name, headers, rows, note in table.sections:
         cells = [[in_latex(cell) for cell in row] for row in rows]

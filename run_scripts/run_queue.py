@@ -25,10 +25,10 @@ from utils.io import UserError, write_text
 from utils.script import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = ("config.json", "log.csv", "metrics.csv")
+KEPT_FILES = ("config.json", "log.csv", "metrics.csv")
 QUEUE, README, REFERENCE = ROOT / "results/queue.txt", ROOT / "results/README.md", ROOT / "results/reference"
-LINE = re.compile(r"(?P<dataset>\S+)\s+(?P<model>\S+)\s+(?P<methods>\S.*?)\s+(?P<first>\d+)-(?P<last>\d+)\s+"
-                  r"(?P<needs>cpu|gpu)(?:\s+(?P<folder>\w+):\s+(?P<options>.*\S))?\s*")
+QUEUE_LINE = re.compile(r"(?P<dataset>\S+)\s+(?P<model>\S+)\s+(?P<methods>\S.*?)\s+(?P<first>\d+)-(?P<last>\d+)\s+"
+                        r"(?P<needs>cpu|gpu)(?:\s+(?P<folder>\w+):\s+(?P<options>.*\S))?\s*")
 
 
 class Job(NamedTuple):
@@ -45,7 +45,7 @@ class Job(NamedTuple):
         return Path(self.folder, self.dataset, self.model, self.method, f"seed{self.seed}")
 
     def is_done(self, reference):
-        return all((reference / self.address / name).exists() for name in FILES)
+        return all((reference / self.address / name).exists() for name in KEPT_FILES)
 
 
 def read_queue(path=QUEUE):
@@ -54,7 +54,7 @@ def read_queue(path=QUEUE):
     for line in path.read_text().splitlines():
         if not line.strip() or line.startswith("#"):
             continue
-        match = LINE.fullmatch(line)
+        match = QUEUE_LINE.fullmatch(line)
         if not match:
             raise UserError(f"{path}: this line cannot be read: {line!r}")
         seeds = range(int(match["first"]), int(match["last"]) + 1)
@@ -81,7 +81,7 @@ def main():
     if not args.state:
         jobs = iter([job for _, part in entries for job in part if args.only is None or args.only in str(job.address)])
         lock, failed = threading.Lock(), []
-        workers = [threading.Thread(target=work, args=(jobs, lock, failed, args)) for _ in range(args.jobs)]
+        workers = [threading.Thread(target=work_through, args=(jobs, lock, failed, args)) for _ in range(args.jobs)]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -94,13 +94,13 @@ def main():
         write_state(text)
 
 
-def work(jobs, lock, failed, args):
+def work_through(jobs, lock, failed, args):
     """One worker: make one job after another until all are done."""
     for job in locked_iterator(jobs, lock):
         if job.is_done(args.results / "reference") or (job.needs == "gpu" and args.device == "cpu"):
             continue
         try:
-            make(job, lock, args)
+            make_run(job, lock, args)
         except subprocess.CalledProcessError as error:
             failed.append(f"{job.address}: exit status {error.returncode}")
             if error.returncode >= 128 or error.returncode < 0:  # stopped by a signal: so are we
@@ -116,11 +116,11 @@ def locked_iterator(items, lock):
         yield item
 
 
-def make(job, lock, args):
+def make_run(job, lock, args):
     """Train, evaluate and copy one run; do nothing if another process works on it."""
     results, run = args.results / job.folder, args.results / job.address
     common = ["--data-dir", args.data_dir, "--device", args.device]
-    say(args, f"{job.address}: begins")
+    say_and_log(args, f"{job.address}: begins")
     call(args, "train.py", "--dataset", job.dataset, "--model", job.model, "--method", job.method, "--seed", job.seed,
          "--results-dir", results, "--if-locked", "skip", *common, *job.options.split())
     if not (run / "weights.pt").exists():
@@ -129,14 +129,14 @@ def make(job, lock, args):
     target = args.results / "reference" / job.address
     with lock:
         target.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
+        for name in KEPT_FILES:
             shutil.copyfile(run / name, target / f"{name}.part")
             (target / f"{name}.part").replace(target / name)
         if args.commit:
             subprocess.run(["git", "add", str(target)], cwd=ROOT, check=True)
             subprocess.run(["git", "commit", "-qm", f"Commit the run {job.address}", "--", str(target)], cwd=ROOT,
                            check=True)
-    say(args, f"{job.address}: done")
+    say_and_log(args, f"{job.address}: done")
 
 
 def call(args, *words):
@@ -146,7 +146,7 @@ def call(args, *words):
                        stdin=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
-def say(args, text):
+def say_and_log(args, text):
     print(text, flush=True)
     with open(args.results / "queue.log", "a") as log:
         log.write(f"{text}\n")

@@ -60,7 +60,7 @@ def main():
            *(["--epochs", args.epochs] if args.epochs else []))
         do("evaluate.py", run, "--if-changed", *common)
         weight = {"weight": trial.pop("diversity_weight")}
-        found.append({**weight, **trial, **scores_of(run, args.method, args.dataset)})
+        found.append({**weight, **trial, **aurocs_of(run, args.method, args.dataset)})
     table = pd.DataFrame(found).sort_values(args.select, ascending=False, ignore_index=True)
     if table[args.select].isna().all():
         raise UserError(f"no validation outliers are prepared for {args.dataset}: python data/prepare.py "
@@ -91,7 +91,7 @@ def do(*words):
         sys.exit(done.returncode)
 
 
-def scores_of(run, method, dataset):
+def aurocs_of(run, method, dataset):
     """AUROC in per cent with the method's own score: of the validation outliers, and the mean over the near sets."""
     metrics = pd.DataFrame(run_dir.read_metrics(run), columns=run_dir.METRIC_COLUMNS)
     chosen = metrics[(metrics.benchmark == "openood") & (metrics.checkpoint == "best") & (metrics.metric == "auroc")

@@ -1,7 +1,7 @@
 """Runs with made-up metrics, of the two benchmarks, for tests of tables."""
 from conftest import made_up_run
 
-from metrics.ensemble import SCORES
+from metrics.ensemble import ENSEMBLE_SCORES
 
 NEAR, FAR = ("notmnist", "fashion_mnist"), ("textures", "cifar10", "tinyimagenet", "places365")
 OPENOOD_PAPER = {"near": 0.9245, "far": 0.9834}  # DE's row
@@ -17,7 +17,7 @@ def ensemble(folder, method, seed, near, far=0.9, sets=NEAR + FAR, checkpoint="b
         group, value = ("near", near) if name in NEAR else ("far", far)
         shift = {"notmnist": 0.02, "fashion_mnist": -0.02}.get(name, 0)
         rows.append(("openood", name, group, checkpoint, "", "images", 100, (notes or {}).get(name, "")))
-        for score in SCORES:
+        for score in ENSEMBLE_SCORES:
             auroc = (value.get(score, 0.5) if isinstance(value, dict) else value) + shift
             rows += [("openood", name, group, checkpoint, score, metric, number)
                      for metric, number in (("auroc", auroc), ("fpr95", 1 - auroc))]

@@ -55,7 +55,7 @@ def test_two_runs_side_by_side_on_a_cpu():
 def test_rows_of_a_cpu_say_what_a_second_run_adds(monkeypatch):
     monkeypatch.setattr(processes, "in_processes", lambda title, count, *rest: {
         "images_per_second": {1: 100, 2: 150}[count], "mps": False})
-    row, = processes.rows_of("LeNet, MNIST's size", (1, 2), MACHINE, CPU, False)
+    row, = processes.case_rows("LeNet, MNIST's size", (1, 2), MACHINE, CPU, False)
     assert row["what"] == "2 runs side by side, LeNet, MNIST's size, B = 128"
     assert row["ratio"] == 1.5 and row["rounds"] == 3 and row["baseline"] == "one run" and row["threads"] == 1
 
@@ -77,7 +77,7 @@ echo '{{"images_per_second": '$((count * 100))', "processes": [], "mps": '$mps'}
     workload = Workload(processes.CASES["ResNet-20"], CPU, 2, 1)
     monkeypatch.setattr(processes, "Workload", lambda *arguments: workload)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    rows = list(processes.rows_of("ResNet34", (1, 2, 5, 10), MACHINE, torch.device("cuda"), True))
+    rows = list(processes.case_rows("ResNet34", (1, 2, 5, 10), MACHINE, torch.device("cuda"), True))
     assert (tmp_path / "asked").read_text().split("\n")[:4] == [f"{n} {n} GPU-two" for n in (1, 2, 5, 10)]
     assert (tmp_path / "mps").read_text().split() == ["start", "quit"] * 3
     assert [row["values"]["ours"] for row in rows[:3]] == [100, 200, 500] and rows[2]["ratio"] == 5
@@ -146,7 +146,7 @@ def a_row(**changes):
 
 
 def test_every_row_says_baseline_threads_device_and_commit(monkeypatch):
-    monkeypatch.setattr(report, "load", lambda: 0.5)
+    monkeypatch.setattr(report, "load_average", lambda: 0.5)
     assert report.cells(a_row()) == ["a step", "1,234 images/s", "4.32 images/s, theirs", "2× (1–3)", "≥ 1.5×",
                                      "46%", "", "some chip, 2 threads, 0123456"]
     assert report.cells(a_row(threads=1))[-1] == "some chip, 1 thread, 0123456"
@@ -158,7 +158,7 @@ def test_every_row_says_baseline_threads_device_and_commit(monkeypatch):
     assert changed["commit"] == "0123456"  # a row that has been measured keeps its own
     assert report.complete({}, "head", MACHINE, {**ENVIRONMENT, "uncommitted_changes": True})["commit"] == (
         "0123456 with changes")
-    monkeypatch.setattr(report, "load", lambda: 100.2)
+    monkeypatch.setattr(report, "load_average", lambda: 100.2)
     assert report.cells(a_row())[-1].endswith("beside other work: load 100")
 
 

@@ -74,9 +74,9 @@ def test_metrics_are_the_baselines(baseline):
 def test_other_metrics_are_not_timed(monkeypatch):
     def halved(id_scores, ood_scores):
         return {"auroc": 0.5 * scoring.openood_rule(id_scores, ood_scores)["auroc"]}
-    monkeypatch.setitem(scoring.COMPARISONS, scoring.OPENOOD, (scoring.detection_metrics, halved, "sklearn"))
+    monkeypatch.setitem(scoring.COMPARISONS, scoring.OPENOOD_RULE, (scoring.detection_metrics, halved, "sklearn"))
     with pytest.raises(AssertionError, match="two different auroc"):
-        scoring.fns(50, scoring.OPENOOD)
+        scoring.fns(50, scoring.OPENOOD_RULE)
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
@@ -93,7 +93,7 @@ def test_both_pipelines_make_the_same_kind_of_batch():
     mean, std = CATALOG["cifar10"].mean, CATALOG["cifar10"].std
     torch.manual_seed(0)
     ours = train_batches(ResidentImages(images, np.arange(n), CPU, 32, (mean, std)), 64, 1, 1, 4, True)
-    theirs = torch.utils.data.DataLoader(input_pipeline.PILImages(images, np.arange(n)), 64, shuffle=True)
+    theirs = torch.utils.data.DataLoader(input_pipeline.CIFAR10Images(images, np.arange(n)), 64, shuffle=True)
     padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)))
     views = np.lib.stride_tricks.sliding_window_view(padded, (32, 32), (1, 2))  # (n, 9, 9, 3, 32, 32)
     for batches in map(list, (ours, theirs)):

@@ -42,7 +42,7 @@ def check(data_dir, arrays):
         assert np.array_equal(images, np.load(io.BytesIO(arrays[f"{corruption}.npy"]))[part])
         assert np.array_equal(labels, np.load(io.BytesIO(arrays["labels.npy"]))[part]) and labels.dtype == np.int64
         assert corruptions.note("cifar10_c", corruption, severity, data_dir) == ""
-    assert len(corruptions.available("cifar10_c", data_dir)) == 19 * 5
+    assert len(corruptions.available_corruptions("cifar10_c", data_dir)) == 19 * 5
     assert len(corruptions.CORRUPTIONS) == 15 and len(corruptions.VALIDATION) == 4
 
 
@@ -60,7 +60,7 @@ def test_the_official_arrays(tmp_path, arrays, official, layout, capsys):
     assert before == {p: p.lstat().st_mtime_ns for p in data.rglob("*")}
     opened = corruptions.open_corrupted("cifar10_c", "fog", 2, data, torch.device("cpu"))
     assert next(opened.eval_batches())[0].shape == (4, 3, 32, 32)
-    digests = {corruptions.digest_of("cifar10_c", c, s, data) for c in ("fog", "snow") for s in (1, 2)}
+    digests = {corruptions.corruption_digest("cifar10_c", c, s, data) for c in ("fog", "snow") for s in (1, 2)}
     assert len(digests) == 4
 
 
@@ -70,7 +70,7 @@ def test_a_damaged_array_is_named_and_the_others_work(tmp_path, arrays, capsys):
     assert not prepare.prepare("cifar10_c", tmp_path / "data", [tmp_path])
     said = capsys.readouterr().out
     assert "19 of 20 arrays" in said and "snow.npy is incomplete or altered" in said
-    assert len(corruptions.available("cifar10_c", tmp_path / "data")) == 18 * 5
+    assert len(corruptions.available_corruptions("cifar10_c", tmp_path / "data")) == 18 * 5
     with pytest.raises(UserError, match="no snow in severity 1 .* data/sources/corruptions.py cifar10 --severity 1"):
         corruptions.read_corrupted("cifar10_c", "snow", 1, tmp_path / "data")
     with pytest.raises(UserError, match="has no 'rain' in severity 1: choose from gaussian_noise"):
@@ -92,16 +92,17 @@ def test_a_set_of_our_own_is_marked_repeatable_and_gives_way_to_the_official(tmp
     monkeypatch.setitem(sys.modules, "imagecorruptions", types.SimpleNamespace(
         corrupt=corrupt, **dict.fromkeys(corruptions.ARRAYS, lambda x, severity: x)))
     give(tmp_path, "cifar10", labels=np.arange(10))
-    sources.make("cifar10", ["snow", "fog", "contrast"], [1, 5], 6, tmp_path)
+    sources.make_corruptions("cifar10", ["snow", "fog", "contrast"], [1, 5], 6, tmp_path)
     said = capsys.readouterr().out
     assert "4 arrays of 6 images" in said and "could not make: fog 1 (`np.float_` was removed" in said
-    assert corruptions.available("cifar10_c", tmp_path) == [("snow", 1), ("snow", 5), ("contrast", 1), ("contrast", 5)]
+    made = corruptions.available_corruptions("cifar10_c", tmp_path)
+    assert made == [("snow", 1), ("snow", 5), ("contrast", 1), ("contrast", 5)]
     first, labels = corruptions.read_corrupted("cifar10_c", "contrast", 5, tmp_path)
     assert first.shape == (6, 32, 32, 3) and first.dtype == np.uint8 and labels.tolist() == list(range(6))
     assert "not CIFAR-10-C but made from the test images" in corruptions.note("cifar10_c", "contrast", 5, tmp_path)
-    sources.make("cifar10", ["contrast"], [5], 6, tmp_path)
+    sources.make_corruptions("cifar10", ["contrast"], [5], 6, tmp_path)
     assert np.array_equal(corruptions.read_corrupted("cifar10_c", "contrast", 5, tmp_path)[0], first)
-    assert len(corruptions.available("cifar10_c", tmp_path)) == 4 and verify("cifar10_c", tmp_path)
+    assert len(corruptions.available_corruptions("cifar10_c", tmp_path)) == 4 and verify("cifar10_c", tmp_path)
     put(tmp_path / "mirror/CIFAR-10-C", arrays)
     assert prepare.prepare("cifar10_c", tmp_path, [tmp_path / "mirror"])
     check(tmp_path, arrays)
@@ -111,7 +112,7 @@ def test_a_set_of_our_own_is_marked_repeatable_and_gives_way_to_the_official(tmp
 def test_without_the_package_the_way_to_it_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
     with pytest.raises(UserError, match="pip install imagecorruptions-imaug"):
-        sources.make("cifar10", ["snow"], [1], 1, tmp_path)
+        sources.make_corruptions("cifar10", ["snow"], [1], 1, tmp_path)
 
 
 def test_images_without_corruption_score_as_the_clean_ones_do(tmp_path, arrays):

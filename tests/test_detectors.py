@@ -56,14 +56,14 @@ def test_detectors_of_pytorch_ood_rank_known_images_first(world, name):
     pytest.importorskip("pytorch_ood", reason="the extra [ood] is not installed")
     head, training, inside, outside = world
     fitted = detectors.fit([name], [head, head], training)
-    scores = [detectors.scores(fitted, outputs)[name] for outputs in (inside, outside)]
+    scores = [detectors.scores_of_detectors(fitted, outputs)[name] for outputs in (inside, outside)]
     assert scores[0].shape == (240,) and detection_metrics(*scores)["auroc"] > 0.7
 
 
 def test_energy_is_the_packages_and_an_ensembles_score_is_the_mean(world):
     pytest.importorskip("pytorch_ood", reason="the extra [ood] is not installed")
     head, training, inside, _ = world
-    found = detectors.scores(detectors.fit(["energy"], [head, head], training), inside)["energy"]
+    found = detectors.scores_of_detectors(detectors.fit(["energy"], [head, head], training), inside)["energy"]
     expected = SCORES["energy"](torch.from_numpy(inside.logits)).mean(0)
     assert found == pytest.approx(expected.numpy(), rel=1e-5)
 
@@ -82,7 +82,7 @@ def test_a_detector_that_gives_too_few_scores_or_fails_is_named(world, monkeypat
     monkeypatch.setitem(detectors.DETECTORS, "broken", Broken)
     head, training, inside, _ = world
     with pytest.raises(UserError, match="detector broken must give a finite score for each of 240"):
-        detectors.scores(detectors.fit(["broken"], [head, head], training), inside)
+        detectors.scores_of_detectors(detectors.fit(["broken"], [head, head], training), inside)
     monkeypatch.setattr(Broken, "fit", lambda self, features, logits, labels: 1 / 0)
     with pytest.raises(UserError, match="detector broken cannot be fitted: ZeroDivisionError"):
         detectors.fit(["broken"], [head, head], training)

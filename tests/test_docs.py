@@ -40,7 +40,8 @@ def make_targets():
 
 @cache
 def make_variables():
-    return set(re.findall(r"\$[({](\w+)", (ROOT / "Makefile").read_text()))
+    text = (ROOT / "Makefile").read_text() + (ROOT / "run_scripts/runs.mk").read_text()
+    return set(re.findall(r"\$[({](\w+)", text))
 
 
 def check_make(words):
@@ -210,7 +211,7 @@ def test_the_status_table_counts_runs_and_says_why_none_is_judged():
              for line in status.markdown().splitlines()[2:]}
     assert lines["ours, digits 0–6", "LeNet"] == ["18 of 18", "1 to 3 of 3", "done", "in neither paper"]
     assert lines["DisMax, CIFAR-10", "ResNet34"][2] == "needs a GPU"
-    assert len(lines) == len(status.rows())
+    assert len(lines) == len(status.block_rows())
 
 
 def test_the_picture_is_made_by_its_script():
@@ -219,6 +220,6 @@ def test_the_picture_is_made_by_its_script():
     figure = names["plt"].figure(figsize=(3, 2))
     data = names["ensembles"].digits()
     with redirect_stdout(StringIO()):
-        names["saliency_maps"](figure, "one epoch", names["ensembles"].train(0, *data[:2], epochs=1), data[2])
+        names["draw_saliency"](figure, "one epoch", names["ensembles"].train(0, *data[:2], epochs=1), data[2])
     names["plt"].close(figure)
     assert (ROOT / "docs/picture.png").stat().st_size < 200_000

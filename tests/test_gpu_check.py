@@ -114,7 +114,7 @@ def checked(monkeypatch, tmp_path, parts, seconds=600):
     monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
     monkeypatch.setattr(gpu_check, "run_part", lambda name, limit: {
         "part": name, "seconds": 1, "lines": [], **parts[name]})
-    status = gpu_check.check(CPU, dict.fromkeys(parts, 60), seconds)
+    status = gpu_check.run_parts(CPU, dict.fromkeys(parts, 60), seconds)
     path, = (tmp_path / "results").glob("gpu-check-*.json")
     return status, json.loads(path.read_text())
 

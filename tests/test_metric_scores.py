@@ -74,7 +74,7 @@ def naive_ensemble_scores(z, t):
 def test_ensemble_scores_against_loops():
     z = np.random.default_rng(0).normal(0, 2, (5, 40, 7))
     ours, naive = ensemble_scores(z, 1.7), naive_ensemble_scores(z, 1.7)
-    assert list(ours) == list(ensemble.SCORES) == list(naive)
+    assert list(ours) == list(ensemble.ENSEMBLE_SCORES) == list(naive)
     for name, values in naive.items():
         found = ours[name].numpy()
         if name in ("average", "prob-average", "prob-minmax"):
@@ -85,7 +85,7 @@ def test_ensemble_scores_against_loops():
 def test_a_temperature_reorders_exactly_the_scores_that_say_so():
     z = np.random.default_rng(1).normal(0, 3, (5, 300, 10))
     cold, hot = ensemble_scores(z, 0.3), ensemble_scores(z, 3)
-    for name, (_, depends) in ensemble.SCORES.items():
+    for name, (_, depends) in ensemble.ENSEMBLE_SCORES.items():
         assert depends != torch.equal(cold[name].argsort(), hot[name].argsort()), name
 
 

@@ -170,7 +170,7 @@ def test_the_last_line_counts_with_and_without_its_end(tmp_path, text):
     (tmp_path / "list.txt").write_bytes(text.encode())
     found = openood_lists.read_list(tmp_path / "list.txt")
     assert [(str(image), label) for image, label in found] == [("a/b.png", 3), ("a/c d.png", -1)]
-    assert openood_lists.LISTS["mnist"][1]["notmnist"] == ("test_notmnist", 17_724)
+    assert openood_lists.IMAGE_LISTS["mnist"][1]["notmnist"] == ("test_notmnist", 17_724)
 
 
 def test_imagenet_by_file_name_in_class_folders(tmp_path):

@@ -12,7 +12,7 @@ from torch import nn
 from losses.base import LossSecondPart
 from losses import SoftMaxLossFirstPart
 from losses.diversity import NCLDiversityLoss
-from models.network import Network as BaseNetwork
+from models.network import BaseNetwork
 from recipes import DIVERSITIES, HEADS, METHODS, NETWORKS, Diversity, Head, Method, Network
 
 

@@ -22,7 +22,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 @pytest.fixture(autouse=True)
 def as_saved():
-    with matplotlib.rc_context(plots.COMMON):
+    with matplotlib.rc_context(plots.COMMON_STYLE):
         yield
 
 
@@ -113,11 +113,11 @@ def dump(folder, name, inside, outside):
 def test_scores_come_from_dumps_and_damaged_ones_are_left_out(tmp_path):
     folder = ensemble(tmp_path, "de", 1, 0.9)
     run, = read_runs(tmp_path).runs
-    assert figures.scores_of("mnist", run) is None
+    assert figures.dumped_scores("mnist", run) is None
     dump(folder, "average", np.array([3.0, 4.0]), {
         "cifar10": np.array([1.0, 3.5]), "notmnist": np.array([0.0, 1.0]), "textures": np.array([np.nan, 1.0])})
     (folder / "scores/average/places365.npz").write_bytes(b"PK\x03\x04 no archive")
-    score, inside, outside = figures.scores_of("mnist", run)
+    score, inside, outside = figures.dumped_scores("mnist", run)
     assert score == "average" and inside.tolist() == [3, 4]
     assert [(name, group, auroc) for name, (group, _, auroc) in outside.items()] == [
         ("notMNIST", "near", 1.0), ("CIFAR-10", "far", 0.75)]

@@ -8,15 +8,15 @@ import pytest
 from conftest import ROOT, made_up_run, script
 from made_up import FAR, NEAR, ensemble
 
-from metrics.ensemble import SCORES
+from metrics.ensemble import ENSEMBLE_SCORES
 from reporting import paired_gains, papers
 from reporting.load import read_runs
 from reporting.readme_tables import filled, tables_of
 
 
 def pairs(folder, **where):
-    """The rows of paired_gains.compare, by default of the checkpoint and group that most tests make up."""
-    tidy = pd.DataFrame(paired_gains.compare("mnist", read_runs(folder).runs))
+    """The rows of paired_gains.rows_of, by default of the checkpoint and group that most tests make up."""
+    tidy = pd.DataFrame(paired_gains.rows_of("mnist", read_runs(folder).runs))
     for column, value in {"checkpoint": "best", "ood_group": "near", **where}.items():
         tidy = tidy[tidy[column] == value] if len(tidy) else tidy
     return tidy
@@ -42,7 +42,7 @@ def test_a_gain_is_the_method_and_the_score(tmp_path):
         assert row["mean"] == pytest.approx(gain) and row.de_score == score
         assert row.due_to_score == pytest.approx(5 - gain) and row.share == pytest.approx((5 - gain) / 5)
         assert row["mean"] + row.due_to_score == pytest.approx(published["mean"]), "the parts are the whole"
-    assert set(rows.loc["one score"].index) == set(SCORES)
+    assert set(rows.loc["one score"].index) == set(ENSEMBLE_SCORES)
 
 
 def test_only_the_same_seed_the_same_sets_and_the_same_images_are_compared(tmp_path):

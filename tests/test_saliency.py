@@ -102,7 +102,7 @@ def test_maps_are_made_again_for_other_weights_or_images(ensembles, data_dir, tm
     shutil.copy(run / "weights.pt", run / "weights_best.pt")
     assert write_saliency(run, data_dir) and not write_saliency(run, data_dir)
     (run / "saliency.npz").write_bytes((run / "saliency.npz").read_bytes()[:1000])
-    assert figures.arrays(run / "saliency.npz") == {}, "a damaged file is not shown"
+    assert figures.arrays_if_there(run / "saliency.npz") == {}, "a damaged file is not shown"
     assert write_saliency(run, data_dir)
     fewer = tmp_path_factory.mktemp("data")
     shutil.copytree(data_dir / "digits", fewer / "digits")

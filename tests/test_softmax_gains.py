@@ -23,7 +23,7 @@ def run_on(folder, method, seed, accuracy, aurocs, images=10_000, overrides=None
 
 
 def gains(folder):
-    return pd.DataFrame(softmax_gains.compare("cifar10", read_runs(folder).runs))
+    return pd.DataFrame(softmax_gains.rows_of("cifar10", read_runs(folder).runs))
 
 
 def test_gains_are_means_of_paired_differences(tmp_path):

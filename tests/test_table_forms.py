@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT, script
 from made_up import ensemble
 
-from reporting.tables import Section, Table, as_csv, in_latex, in_markdown, latex, markdown, pieces_of
+from reporting.tables import Section, Table, as_csv, as_latex, as_markdown, in_latex, in_markdown, pieces_of
 
 
 def printed(folder, *words):
@@ -60,10 +60,10 @@ TABLE = Table("t", "A table", [ONE], "A legend\n  goes on.\nAnother line.",
 
 def test_a_table_in_all_its_forms(tmp_path):
     assert list(csv.reader(as_csv(TABLE.tidy).splitlines())) == [["a", "b"], ["1", ""], ["x, y", "0.5"]]
-    text = markdown(TABLE)
+    text = as_markdown(TABLE)
     assert text.startswith("# A table\n\n## one\n\n| method   |      | x (%)   | y   |\n|--") and (
         "\n\nMade on x.\n\nA legend goes on.\n\nAnother line.\n" in text)
-    text = latex(TABLE)
+    text = as_latex(TABLE)
     assert text.startswith("% A table, one.") and r"\begin{tabular}" in text and r"x (\%)" in text
 
 

@@ -20,7 +20,7 @@ def load_plugins(words=None):
     add_plugin_argument(parser)
     paths = parser.parse_known_args(words)[0].plugin
     for path in paths:
-        load(path)
+        load_plugin(path)
     return [str(path) for path in paths]
 
 
@@ -29,7 +29,7 @@ def add_plugin_argument(parser):
                         help="a Python file that registers networks, methods or scores; see docs/extending.md")
 
 
-def load(path):
+def load_plugin(path):
     name = f"plugin_{path.stem}"
     if not path.is_file():
         raise UserError(f"--plugin {path}: there is no such file")

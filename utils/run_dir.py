@@ -217,8 +217,9 @@ def weights_digest(run, config, name):
 METRIC_COLUMNS = ("benchmark", "dataset", "ood_group", "checkpoint", "score", "metric", "value", "note")
 CHECKPOINTS = ("last", "best")
 # a metric's name begins with … : its values lie between … ; of every other metric they are finite
-LIMITS = {**dict.fromkeys(("accuracy", "ece", "auroc", "aupr", "fpr95", "tnr95", "dtacc"), (0, 1)), "brier": (0, 2),
-          **dict.fromkeys(("nll", "images", "unreadable_images", "temperature"), (0, math.inf))}
+METRIC_LIMITS = {
+    **dict.fromkeys(("accuracy", "ece", "auroc", "aupr", "fpr95", "tnr95", "dtacc"), (0, 1)), "brier": (0, 2),
+    **dict.fromkeys(("nll", "images", "unreadable_images", "temperature"), (0, math.inf))}
 ROUNDING = 1e-6  # an area under a curve of thousands of points may be 1 + 2e-16
 
 
@@ -295,4 +296,4 @@ def _refuse_impossible(rows, path):
 
 @functools.lru_cache
 def _limits(metric):
-    return next((limits for name, limits in LIMITS.items() if metric.startswith(name)), (-math.inf, math.inf))
+    return next((limits for name, limits in METRIC_LIMITS.items() if metric.startswith(name)), (-math.inf, math.inf))

@@ -56,6 +56,14 @@ def not_negative(text):
     return number
 
 
+def named_folder(text):
+    """(name, folder) of NAME=DIR, as the type of an argument."""
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
+    return name, path
+
+
 def say(text):
     """Print a line, for people. A closed or full standard output does not stop the work of the script."""
     try:

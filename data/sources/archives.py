@@ -41,7 +41,7 @@ def members(path, limits):
             return _checked(path, archive, limits)
 
 
-def read(path, wanted):
+def read_members(path, wanted):
     """Yields (name, bytes) of the `wanted` of `members`, in the archive's order, one in memory at a time."""
     wanted = set(wanted)
     with _read(path):

@@ -52,7 +52,7 @@ MD5S = {
     "saturate": ("1cfae0964219c5102abbb883e538cc56", "c0697e9fdd646916a61e9c312c77bf6b"),
 }
 LABELS_MD5 = {"cifar10_c": "c439b113295ed5254878798ffe28fd54", "cifar100_c": "bb4026e9ce52996b95f439544568cdb2"}
-LIMITS = archives.Limits(members=100, member=1 << 28)
+ARCHIVE_LIMITS = archives.Limits(members=100, member=1 << 28)
 
 
 # ---- the official arrays ----
@@ -104,8 +104,10 @@ def _checked(path, md5):
 def _unpack(archive, folder, wanted):
     """One array of 150 MB in memory at a time."""
     done = {}
-    names = {member: Path(member).name for member in archives.members(archive, LIMITS) if Path(member).name in wanted}
-    for member, content in tqdm(archives.read(archive, names), total=len(names), desc=archive.name, disable=None):
+    names = {member: Path(member).name for member in archives.members(archive, ARCHIVE_LIMITS)
+             if Path(member).name in wanted}
+    contents = archives.read_members(archive, names)
+    for member, content in tqdm(contents, total=len(names), desc=archive.name, disable=None):
         name = names[member]
         with atomic_write(folder / name) as file:
             file.write(content)
@@ -121,7 +123,7 @@ def record_files(folder, name, files, more):
 
 # ---- a substitute ----
 
-def make(dataset, corruptions, severities, count, data_dir):
+def make_corruptions(dataset, corruptions, severities, count, data_dir):
     """Corrupt the first `count` prepared test images; the same call gives the same images, whatever else is made."""
     try:
         import imagecorruptions
@@ -177,7 +179,7 @@ def main():
     parser.add_argument("--data-dir", type=Path, default=Path(__file__).resolve().parents[1], help="folder of the "
                         "prepared data sets (default: data/ of this repository)")
     args = parser.parse_args()
-    make(args.dataset, args.corruptions, args.severity, args.count, args.data_dir)
+    make_corruptions(args.dataset, args.corruptions, args.severity, args.count, args.data_dir)
 
 
 if __name__ == "__main__":

@@ -100,8 +100,8 @@ class SourceFinder:
         archive = self.source.archive and self.verified(self.source.archive)
         if archive and archive not in self._unpacked:
             wanted = {file.path for files in self.source.parts.values() for file in files}
-            limits = archives.Limits(members=1_000)
-            self._unpacked[archive] = dict(archives.read(archive, wanted & set(archives.members(archive, limits))))
+            wanted &= set(archives.members(archive, archives.Limits(members=1_000)))
+            self._unpacked[archive] = dict(archives.read_members(archive, wanted))
         return self._unpacked[archive].get(file.path) if archive else None
 
     def verified(self, file):

@@ -80,7 +80,7 @@ class ArchiveSource(ImageSource):
         annotations = next((name for name in below if PurePosixPath(name).name == ANNOTATIONS), None)
 
         def labels(paths):
-            text = decode_text(next(archives.read(path, [below[annotations]]))[1])
+            text = decode_text(next(archives.read_members(path, [below[annotations]]))[1])
             return labels_of_annotations(text, f"{path}/{below[annotations]}", paths)
 
         wanted = [name for name in images if not unfit_name(name)]
@@ -91,7 +91,7 @@ class ArchiveSource(ImageSource):
         self._members = {below[path]: name for name, path in self.paths.items()}
 
     def read(self):
-        for member, content in archives.read(self.path, self._members):
+        for member, content in archives.read_members(self.path, self._members):
             yield self._members[member], content
 
 
@@ -160,7 +160,7 @@ def unpack(source, folder, title=""):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
             digests[name] = hashlib.sha256(content).hexdigest()
-        clear(folder)
+        remove_images(folder)
         part.replace(folder)
     except OSError as error:
         raise system_error(error, folder, "write") or UserError(
@@ -172,7 +172,7 @@ def unpack(source, folder, title=""):
 
 def link(source, folder):
     """Let `folder` lead to the images where they are. Returns a SHA-256 of names and sizes."""
-    clear(folder)
+    remove_images(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if any("/" in path for path in source.tree.paths):
         folder.symlink_to(source.root.resolve(), target_is_directory=True)
@@ -182,7 +182,7 @@ def link(source, folder):
     return listing_digest(folder)
 
 
-def clear(folder):
+def remove_images(folder):
     """Remove what an earlier `unpack` or `link` has put there, never what a link leads to."""
     if folder.is_symlink():
         folder.unlink()
@@ -194,7 +194,7 @@ def folder_digest(digests):
     return hashlib.sha256("\n".join(f"{name} {digests[name]}" for name in sorted(digests)).encode()).hexdigest()
 
 
-def content_digest(folder):
+def unpacked_digest(folder):
     """What `unpack` returned, computed from the files that are there now."""
     return folder_digest({name: hashlib.sha256(content).hexdigest() for name, content in FolderSource(folder).read()
                           if isinstance(content, bytes)})

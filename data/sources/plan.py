@@ -9,7 +9,7 @@ from data.sources.store import is_partial, ready_splits
 from utils.io import human_bytes
 from utils.script import say
 
-LARGE = 1_000_000_000  # bytes; downloads of more, or of unknown size, wait to be asked for
+LARGE_DOWNLOAD = 1_000_000_000  # bytes; downloads of more, or of unknown size, wait to be asked for
 
 
 def files_of(name):
@@ -36,7 +36,7 @@ def disk_size(name):
 def needs_confirmation(name):
     """Whether a set is only downloaded when it is named: it is large, or for ImageNet's networks."""
     data_set = CATALOG[name]
-    return download_size(name) > LARGE or (data_set.folders and not data_set.sizes)
+    return download_size(name) > LARGE_DOWNLOAD or (data_set.folders and not data_set.sizes)
 
 
 def where_to_get(name):

@@ -50,7 +50,8 @@ def _classic(name):
 # addresses that are published with http. The hosts have https, too: that is asked first, and http where it fails
 HTTP_TOO = ("ufldl.stanford.edu", "cs231n.stanford.edu", "data.csail.mit.edu", "pages.cs.wisc.edu")
 IMAGENET_TERMS = "ImageNet's: non-commercial research and education"
-POOD, DETECTORS, UNCERTAINTY = "pytorch-ood 0.4.0", "detectors 0.1.11", "torch-uncertainty 0.13.0"
+POOD_RELEASE, DETECTORS_RELEASE = "pytorch-ood 0.4.0", "detectors 0.1.11"
+UNCERTAINTY_RELEASE = "torch-uncertainty 0.13.0"
 DRIVE = ("OpenOOD keeps it on Google Drive, which has no stable address, and publishes no checksum: fetch it with "
          "OpenOOD's download script and give that folder as --mirror")
 
@@ -116,7 +117,7 @@ SOURCES = {
     "notmnist": Source(
         "none stated; glyphs of third-party fonts", "Bulatov 2011",
         archive=File("notMNIST_small.zip", "3de91fb69221d9c2d5c57387101ebc6c",
-                     "https://zenodo.org/record/8274268/files/notMNIST_small.zip", read_in=UNCERTAINTY),
+                     "https://zenodo.org/record/8274268/files/notMNIST_small.zip", read_in=UNCERTAINTY_RELEASE),
         inside={"test": ""},
         layouts={"test": ("notMNIST_small", "notMNIST", "images_classic/notmnist")},
         idx=("notMNIST", "notMNIST/raw"),
@@ -132,21 +133,21 @@ SOURCES = {
     "tinyimagenet": Source(
         IMAGENET_TERMS, "Le and Yang 2015",
         archive=File("tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de",
-                     "https://cs231n.stanford.edu/tiny-imagenet-200.zip", 248_100_043, POOD),
+                     "https://cs231n.stanford.edu/tiny-imagenet-200.zip", 248_100_043, POOD_RELEASE),
         inside={"test": "tiny-imagenet-200/val"},
         layouts={"test": ("tiny-imagenet-200/val", "images_classic/tin/val")},
     ),
     "tinyimagenet_resize": Source(
         IMAGENET_TERMS, "Liang et al. 2018 (ODIN)",
         archive=File("Imagenet_resize.tar.gz", "0f9ff11d45babf2eff5fe12281d1ac31",
-                     "https://www.dropbox.com/s/raw/kp3my3412u5k9rl/Imagenet_resize.tar.gz", read_in=POOD),
+                     "https://www.dropbox.com/s/raw/kp3my3412u5k9rl/Imagenet_resize.tar.gz", read_in=POOD_RELEASE),
         inside={"test": ""},
         layouts={"test": ("Imagenet_resize",)},
     ),
     "lsun_resize": Source(
         "none stated", "Liang et al. 2018 (ODIN)",
         archive=File("LSUN_resize.tar.gz", "278b7b31c8cb7e804a1465a8ce03a2dc",
-                     "https://www.dropbox.com/s/raw/moqh2wh8696c3yl/LSUN_resize.tar.gz", read_in=POOD),
+                     "https://www.dropbox.com/s/raw/moqh2wh8696c3yl/LSUN_resize.tar.gz", read_in=POOD_RELEASE),
         inside={"test": ""},
         layouts={"test": ("LSUN_resize",)},
     ),
@@ -172,12 +173,12 @@ SOURCES = {
     "cifar10_c": Source(
         "CC BY 4.0", "Hendrycks and Dietterich 2019",
         archive=File("CIFAR-10-C.tar", "56bf5dcef84df0e2308c6dcbcbbd8499",
-                     "https://zenodo.org/record/2535967/files/CIFAR-10-C.tar", 2_918_471_680, POOD),
+                     "https://zenodo.org/record/2535967/files/CIFAR-10-C.tar", 2_918_471_680, POOD_RELEASE),
     ),
     "cifar100_c": Source(
         "CC BY 4.0", "Hendrycks and Dietterich 2019",
         archive=File("CIFAR-100-C.tar", "11f0ed0f1191edbf9fa23466ae6021d3",
-                     "https://zenodo.org/record/3555552/files/CIFAR-100-C.tar", 2_918_800_000, POOD),
+                     "https://zenodo.org/record/3555552/files/CIFAR-100-C.tar", 2_918_800_000, POOD_RELEASE),
     ),
     "imagenet1k": Source(
         IMAGENET_TERMS, "Russakovsky et al. 2015",
@@ -195,21 +196,22 @@ SOURCES = {
     "imagenet_o": Source(
         "MIT", "Hendrycks et al. 2021",
         archive=File("imagenet-o.tar", "86bd7a50c1c4074fb18fc5f219d6d50b",
-                     "https://people.eecs.berkeley.edu/~hendrycks/imagenet-o.tar", read_in=POOD),
+                     "https://people.eecs.berkeley.edu/~hendrycks/imagenet-o.tar", read_in=POOD_RELEASE),
         inside={"test": "imagenet-o"},
         layouts={"test": ("imagenet-o",)},
     ),
     "inaturalist": Source(
         "iNaturalist 2017's: non-commercial research and education", "Huang and Li 2021 (MOS)",
         archive=File("iNaturalist.tar.gz", "5be6ea8aa027d7b631916427b32cb335",
-                     "https://pages.cs.wisc.edu/~huangrui/imagenet_ood_dataset/iNaturalist.tar.gz", read_in=DETECTORS),
+                     "https://pages.cs.wisc.edu/~huangrui/imagenet_ood_dataset/iNaturalist.tar.gz",
+                     read_in=DETECTORS_RELEASE),
         inside={"test": ""},
         layouts={"test": ("iNaturalist", "images_largescale/inaturalist")},
     ),
     "openimage_o": Source(
         "annotations CC BY 4.0, images CC BY 2.0", "Wang et al. 2022 (ViM)",
         archive=File("OpenImage-O.zip", "c0abd7cd4b6f218a7149adc718d70e6e",
-                     "https://zenodo.org/records/10540831/files/OpenImage-O.zip", read_in=UNCERTAINTY),
+                     "https://zenodo.org/records/10540831/files/OpenImage-O.zip", read_in=UNCERTAINTY_RELEASE),
         inside={"test": ""},
         layouts={"test": ("OpenImage-O", "images_largescale/openimage_o")},
     ),
@@ -221,7 +223,7 @@ SOURCES = {
     "ninco": Source(
         "CC BY 4.0", "Bitterwolf et al. 2023",
         archive=File("NINCO_all.tar.gz", "b9ffae324363cd900a81ce3c367cd834",
-                     "https://zenodo.org/record/8013288/files/NINCO_all.tar.gz", read_in=POOD),
+                     "https://zenodo.org/record/8013288/files/NINCO_all.tar.gz", read_in=POOD_RELEASE),
         inside={"test": "NINCO/NINCO_OOD_classes"},
         layouts={"test": ("NINCO/NINCO_OOD_classes", "images_largescale/ninco")},
     ),

@@ -140,7 +140,7 @@ def verify(name, data_dir):
                 return say(f"{name:14} cannot be verified: {error}")
         if kept := record.get("folder"):
             checked += 1
-            digest = images.listing_digest if kept.get("linked") else images.content_digest
+            digest = images.listing_digest if kept.get("linked") else images.unpacked_digest
             if not (folder / split).is_dir() or digest(folder / split) != kept.get("sha256"):
                 wrong.append(f"{split}/")
     if wrong:

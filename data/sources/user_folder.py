@@ -7,7 +7,7 @@ import numpy as np
 from data.datasets import IMAGENET_MEAN, IMAGENET_STD
 from data.image_files import SPLITS, is_hidden, report_skipped
 from data.manifest import read_manifest
-from data.sources.images import FolderSource, clear, folder_digest, listing_digest, to_arrays
+from data.sources.images import FolderSource, folder_digest, listing_digest, remove_images, to_arrays
 from data.sources.store import ready_splits, write_arrays, write_manifest
 from data.user_sets import check_name, described
 from utils.io import UserError, system_error
@@ -51,7 +51,7 @@ def prepare_folder(name, root, size, data_dir, test_fraction=0.2, fresh=False):
         if info["folders"]:
             (folder / f"{split}.npz").unlink(missing_ok=True)
         else:
-            clear(folder / split)
+            remove_images(folder / split)
     write_manifest(folder, name, content["splits"], dataset=content["dataset"])
     return [*lines, *_summary(name, content)]
 
@@ -178,7 +178,7 @@ def _linked(name, folder, sources, info, fraction):
     splits = {}
     for split, (source, names) in wanted.items():
         target = folder / split
-        clear(target)
+        remove_images(target)
         try:
             for text in names:
                 link = target / text

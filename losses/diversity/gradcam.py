@@ -10,7 +10,7 @@ from .base import Members, choice, in_float32, of_label
 from .second_order import SecondOrderDiversityLoss
 from .similarity import SIMILARITIES
 
-MODES = ("gt_logit", "gt_prob", "alt_logits", "alt_probs", "small_logits")
+GRADCAM_MODES = ("gt_logit", "gt_prob", "alt_logits", "alt_probs", "small_logits")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "abs": torch.abs, "none": lambda maps: maps}
 
 
@@ -49,7 +49,7 @@ class GradCAMDiversityLoss(SecondOrderDiversityLoss):
     def __init__(
         self, mode: str = "gt_logit", similarity: str = "cosine", padding: int = 1, activation: str = "relu"
     ) -> None:
-        self.mode = choice("mode", mode, MODES)
+        self.mode = choice("mode", mode, GRADCAM_MODES)
         self.similarity = choice("similarity", similarity, tuple(SIMILARITIES))
         self.activation = choice("activation", activation, tuple(ACTIVATIONS))
         if padding < 0:

@@ -7,7 +7,7 @@ from .base import choice, in_float32, of_label
 from .second_order import SecondOrderDiversityLoss
 from .similarity import cosine
 
-MODES = ("max", "min", "gt", "sum")
+GRADIENT_MODES = ("max", "min", "gt", "sum")
 
 
 class InputGradientDiversityLoss(SecondOrderDiversityLoss):
@@ -22,7 +22,7 @@ class InputGradientDiversityLoss(SecondOrderDiversityLoss):
     """
 
     def __init__(self, mode: str) -> None:
-        self.mode = choice("mode", mode, MODES)
+        self.mode = choice("mode", mode, GRADIENT_MODES)
         self.needs = ("images", "logits", "labels") if mode == "gt" else ("images", "logits")
 
     def value(self, images: Tensor | None, logits: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 from conftest import script
 from PIL import Image
 
-from data.image_files import find_images, printable
+from data.image_files import find_images, printable_path
 
 from . import mutated_pictures
 
@@ -63,7 +63,7 @@ def test_every_file_that_is_left_out_of_a_folder_has_its_reason(scans):
     assert reasons["circle.png"] == reasons["nowhere.png"] == "a link to nowhere"
     assert "UTF-8" in reasons[os.path.basename(latin)] and "circular" in reasons["up"]
     assert set(found) == {"a.png", "z.png", *mutated_pictures.strange()}
-    assert printable(latin).isascii()
+    assert printable_path(latin).isascii()
 
 
 def test_prepare_and_the_loader_count_the_same(tmp_path, scans):
