@@ -7,7 +7,8 @@
 The command prints one row per image and run, as CSV or JSON lines: run (if there are several), file, class (a number),
 class_name, probability (softmax at the fitted temperature), score (larger = more in-distribution), threshold, and
 answer: "out" if the score is below the threshold, else "in". --reject-rate per cent of the in-distribution test images
-have a score below the threshold. Temperature and thresholds are those of evaluate.py.
+have a score below the threshold; at 100 per cent it is infinite, which JSON has as null. Temperature and thresholds are
+those of evaluate.py.
 
 Folders are searched for images, and "-" reads file names from standard input, one per line. Images are rotated
 according to their EXIF orientation. If an image cannot be read, its name goes to standard error, the other images are
@@ -18,6 +19,7 @@ import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its setting
 import argparse
 import csv
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -171,7 +173,9 @@ def csv_writer(columns):
 
 def json_writer():
     def write(run, row):
-        print(json.dumps({**run, **row, "file": printable(row["file"])}, ensure_ascii=False), flush=True)
+        threshold = row["threshold"] if math.isfinite(row["threshold"]) else None
+        print(json.dumps({**run, **row, "file": printable(row["file"]), "threshold": threshold}, ensure_ascii=False,
+                         allow_nan=False), flush=True)
 
     return write
 

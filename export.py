@@ -11,6 +11,7 @@ rate). Both are compared with PyTorch before anything is written. The run must b
 import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its settings when it is loaded
 
 import argparse
+import math
 import os
 import shutil
 from pathlib import Path
@@ -92,7 +93,9 @@ def export(args, rows, folder):
     about = {"class_names": reader.images["class_names"], "size": reader.images["size"], "score": score,
              "reject_rate": rate, "threshold": reader.threshold, "temperature": made["temperature"],
              "mean": list(run.recipe.mean), "std": list(run.recipe.std)}
-    run_dir.write_json(folder / "config.json", {**config, "images": reader.images, "detection": about})
+    threshold = about["threshold"] if math.isfinite(about["threshold"]) else None  # JSON has no infinity
+    run_dir.write_json(folder / "config.json", {
+        **config, "images": reader.images, "detection": {**about, "threshold": threshold}})
     graph = DetectorGraph(reader.detector, run.recipe.mean, run.recipe.std, rate).eval()
     checks = {}
     if args.onnx:
