@@ -78,7 +78,10 @@ class Split:
     @property
     def origin_note(self):
         """What a table must say of where the images came from, or ""."""
-        return "" if self.verified or not self.record else "from files that no checksum covers"
+        if self.verified or not self.record:
+            return ""
+        twice = self.record.get("also_in_train", 0)
+        return "from files that no checksum covers" + f", {twice:,} of them training images, too" * bool(twice)
 
 
 class ArraySplit(Split):
