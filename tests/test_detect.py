@@ -79,7 +79,7 @@ def test_what_rejects_everything_is_valid_json(results_dir, data_dir, tmp_path):
 
 
 @pytest.mark.parametrize("words, message", [
-    (["--reject-rate", "101"], "between 0 and 100 per cent"),
+    (["--reject-rate", "101"], "between 0 and 100 percent"),
     (["--score", "MLES"], "choose from"),
 ])
 def test_detect_refuses_in_words(results_dir, words, message):
