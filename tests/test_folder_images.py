@@ -72,6 +72,14 @@ def test_a_test_folder_with_fewer_classes_keeps_the_training_numbers(imagenet, t
         loaders.open_set("imagenet1k", "test", tmp_path, CPU)
 
 
+@pytest.mark.parametrize("name, split", [("imagenet1k", "train"), ("imagenet1k", "test"), ("imagenet800", "train")])
+def test_a_folder_of_another_kind_among_imagenets_classes_is_refused(imagenet, tmp_path, name, split):
+    """With it and without one class there are a thousand, as there should be, and most have a wrong number."""
+    save(photo(0), imagenet / "train/holiday/x.JPEG")
+    with pytest.raises(UserError, match="holiday, which is no class of ImageNet, among 4 classes"):
+        loaders.open_set(name, split, tmp_path, CPU, id_dataset="imagenet200" if name == "imagenet800" else None)
+
+
 def write_kaggle(root, wnids):
     rows = "".join(f"ILSVRC2012_val_{k + 1:08},{wnid} 1 2 3 4\n" for k, wnid in enumerate(wnids))
     (root.parent / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + rows)
