@@ -57,9 +57,9 @@ def main():
     parser.add_argument("--corrupted", action="store_true", help="only the tables of calibration under corruption")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a cell of a complete published "
                         "row is outside its tolerance")
-    parser.add_argument("--scores", nargs="+", default=[], type=named_folder, metavar="NAME=DIR", help="folders of "
-                        "<set>.npz files with pred, conf and label, for instance from OpenOOD, as rows of the tables. "
-                        "NAME is a method or network/method; the same NAME again is another seed")
+    parser.add_argument("--scores", nargs="+", action="extend", default=[], type=named_folder, metavar="NAME=DIR",
+                        help="folders of <set>.npz files with pred, conf and label, for instance from OpenOOD, as rows "
+                        "of the tables. NAME is a method or network/method; the same NAME again is another seed")
     add_plugin_argument(parser)
     args = parser.parse_args()
     if args.dataset and not re.fullmatch(r"[\w-]+", args.dataset):

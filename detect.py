@@ -6,8 +6,9 @@
 
 The command prints one row per image and run, as CSV or JSON lines: run (if there are several), file, class (a number),
 class_name, probability (softmax at the fitted temperature), score (larger = more in-distribution), threshold, and
-answer: "out" if the score is below the threshold, else "in". --reject-rate per cent of the in-distribution test images
-have a score below the threshold. Temperature and thresholds are those of evaluate.py.
+answer: "out" if the score is below the threshold, else "in". --reject-rate percent of the in-distribution test images
+have a score below the threshold; at 100 percent it is infinite, which JSON has as null. Temperature and thresholds are
+those of evaluate.py.
 
 Folders are searched for images, and "-" reads file names from standard input, one per line. Images are rotated
 according to their EXIF orientation. If an image cannot be read, its name goes to standard error, the other images are
@@ -18,6 +19,7 @@ import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its setting
 import argparse
 import csv
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -48,14 +50,14 @@ def main():
     parser.add_argument("paths", nargs="+", metavar="RUN … IMAGE …", help="folders of evaluated runs, then image "
                         "files, folders of images, or - for names on standard input")
     parser.add_argument("--score", choices=list(score_functions()), help="default: the paper's score for the method")
-    parser.add_argument("--reject-rate", "--reject", type=float, default=5, metavar="PER_CENT", help="share of "
-                        "in-distribution images to reject, 0 to 100 per cent (default: 5)")
+    parser.add_argument("--reject-rate", "--reject", type=float, default=5, metavar="PERCENT", help="share of "
+                        "in-distribution images to reject, 0 to 100 percent (default: 5)")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line instead of CSV")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the accelerator if there is one)")
     add_plugin_argument(parser)
     args = parser.parse_args()
     if not 0 <= args.reject_rate <= 100:
-        raise UserError(f"--reject-rate must be between 0 and 100 per cent, got {args.reject_rate:g}")
+        raise UserError(f"--reject-rate must be between 0 and 100 percent, got {args.reject_rate:g}")
     runs = [path for path in args.paths if os.path.exists(os.path.join(path, "config.json"))]
     images = [path for path in args.paths if path not in runs]
     if not runs:
@@ -171,7 +173,9 @@ def csv_writer(columns):
 
 def json_writer():
     def write(run, row):
-        print(json.dumps({**run, **row, "file": printable_path(row["file"])}, ensure_ascii=False), flush=True)
+        threshold = row["threshold"] if math.isfinite(row["threshold"]) else None
+        print(json.dumps({**run, **row, "file": printable_path(row["file"]), "threshold": threshold}, ensure_ascii=False,
+                         allow_nan=False), flush=True)
 
     return write
 

@@ -17,12 +17,14 @@ Each run is evaluated with the weights of its last epoch and of its best epoch (
                               fractions; the last row holds the number of rows and their SHA-256
 
 OOD sets that are not prepared are named and left out. Once they are prepared, the same command adds them, and the
-network runs only on them. This takes minutes on a CPU for networks on 32×32 images, and seconds for LeNet.
+network runs only on them. On a CPU, evaluating a network for 32×32 images takes minutes, and a LeNet seconds. If one of
+several runs cannot be evaluated, it is named, the others are evaluated, and the exit status is 1.
 """
 import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its settings when it is loaded
 
 import argparse
 import contextlib
+import sys
 from pathlib import Path
 
 from data.datasets import CATALOG, OUTLIERS
@@ -64,13 +66,22 @@ def main():
             runs.append(adopt_file(args))
     if args.if_changed and not (args.detectors or args.ood or args.bf16):
         runs = [run for run in runs if not up_to_date(run, args.data_dir)]
+    failed = []
     for folder in runs:
-        with contextlib.ExitStack() as held:
-            with distributed.raise_on_all_ranks(UserError):
-                check_finished(folder)
-                if distributed.is_main():
-                    held.enter_context(locked(folder, wait=args.if_locked == "wait"))
-            evaluate(folder, args, device)
+        try:
+            with contextlib.ExitStack() as held:
+                with distributed.raise_on_all_ranks(UserError):
+                    check_finished(folder)
+                    if distributed.is_main():
+                        held.enter_context(locked(folder, wait=args.if_locked == "wait"))
+                evaluate(folder, args, device)
+        except UserError as error:
+            if len(runs) == 1 or distributed.is_distributed():
+                raise
+            print(f"evaluate.py: {error}", file=sys.stderr)
+            failed.append(str(folder))
+    if failed:
+        raise UserError(f"not evaluated: {', '.join(failed)}")
 
 
 def parse_arguments():
@@ -78,11 +89,12 @@ def parse_arguments():
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of finished runs")
     parser.add_argument("--if-changed", action="store_true", help="skip runs whose metrics.csv is newer than their "
                         "weights and all prepared sets")
-    parser.add_argument("--detectors", nargs="+", default=[], metavar="NAME", help="post-hoc detectors, fitted on the "
-                        f"features of training images: {', '.join(detectors.known_detectors())} (pip install "
+    parser.add_argument("--detectors", nargs="+", action="extend", default=[], metavar="NAME",
+                        help="post-hoc detectors, fitted on the features of training images: "
+                        f"{', '.join(detectors.known_detectors())} (pip install "
                         "pytorch-ood). The tables have their rows until the run is evaluated without them")
-    parser.add_argument("--ood", nargs="+", default=[], type=named_folder, metavar="NAME=DIR", help="folders of images "
-                        "in any layout, as more OOD sets")
+    parser.add_argument("--ood", nargs="+", action="extend", default=[], type=named_folder, metavar="NAME=DIR",
+                        help="folders of images in any layout, as more OOD sets")
     parser.add_argument("--bf16", action="store_true", help="run the network in bfloat16, for large sets on devices "
                         "with matrix units for it; metrics.csv records it (default: float32)")
     parser.add_argument("--pretrained", nargs="?", const="", metavar="FILE", help="make a run of torchvision's "
@@ -109,6 +121,9 @@ def parse_arguments():
     if not args.runs and args.pretrained is None and args.weights is None:
         parser.error("name a RUN, or use --pretrained or --weights")
     detectors.check_detectors(args.detectors)
+    names = [name for name, _ in args.ood]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"--ood has the name {twice[0]} twice: each folder needs a name of its own")
     return args
 
 
@@ -150,6 +165,7 @@ def evaluate(folder, args, device):
     run, config = run_dir.load_run(folder)
     check_dataset(run.dataset, args.data_dir)
     splits = OpenSplits(args.data_dir, run.dataset)
+    check_classes(folder, config, splits.get(run.dataset))
     own = [ood_folder(name, path, run.dataset) for name, path in args.ood]
     listed = benchmark(run.dataset, args.data_dir, splits, own)
     groups = {name: group for group, names in OUTLIERS.get(run.dataset, {}).items() for name in names}
@@ -180,6 +196,21 @@ def evaluate(folder, args, device):
             say(f"{folder}: the test images of {run.dataset} were {OTHER_IMAGES}. Tables say so")
         left_out = f"; not prepared: {', '.join(dict.fromkeys(absent))}" if absent else ""
         say(f"{folder}: {len(rows)} metrics{left_out}")
+
+
+def check_classes(folder, config, split):
+    """UserError when the classes of the test images are not those, each with its number, that the network learned."""
+    learned, here = (config.get("images") or {}).get("class_names"), split.class_names
+    if learned and here and learned != here:
+        k = next((k for k, pair in enumerate(zip(learned, here)) if pair[0] != pair[1]), min(len(learned), len(here)))
+        was, now = ((*names, *["not there"] * (k + 1))[k] for names in (learned, here))
+        raise UserError(f"{folder} was trained on other classes than {split.name} has now: {len(learned)} then and "
+                        f"{len(here)} now, and class {k} was {was} and is {now}. Prepare the set again from the same "
+                        "images, or train again with --fresh")
+    if "weights_from" in config and here and len(here) != config["num_classes"]:
+        raise UserError(f"{folder} has weights for {config['num_classes']} classes, and the images of {split.name} "
+                        f"have {len(here)}: which number each of them has is unknown. Put all classes into the "
+                        "training folder")
 
 
 def with_notes(rows, in_bf16, is_other):

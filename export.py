@@ -11,6 +11,7 @@ rate). Both are compared with PyTorch before anything is written. The run must b
 import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its settings when it is loaded
 
 import argparse
+import math
 import os
 import shutil
 from pathlib import Path
@@ -40,13 +41,13 @@ def main():
     parser.add_argument("--onnx", action="store_true", help="also write model.onnx (pip install '.[onnx]')")
     parser.add_argument("--torch-export", action="store_true", help="also write model.pt2, for torch.export.load")
     parser.add_argument("--score", choices=list(score_functions()), help="default: the paper's score for the method")
-    parser.add_argument("--reject-rate", type=float, default=5, metavar="PER_CENT", help="share of in-distribution "
-                        "images that the graphs reject, 0 to 100 per cent (default: 5)")
+    parser.add_argument("--reject-rate", type=float, default=5, metavar="PERCENT", help="share of in-distribution "
+                        "images that the graphs reject, 0 to 100 percent (default: 5)")
     add_plugin_argument(parser)
     args = parser.parse_args()
     args.folder = args.folder.resolve()
     if not 0 <= args.reject_rate <= 100:
-        raise UserError(f"--reject-rate must be between 0 and 100 per cent, got {args.reject_rate:g}")
+        raise UserError(f"--reject-rate must be between 0 and 100 percent, got {args.reject_rate:g}")
     check_target(args.folder)
     try:
         rows = run_dir.read_metrics(args.run, run_dir.load_run(args.run)[1])
@@ -92,7 +93,9 @@ def export(args, rows, folder):
     about = {"class_names": reader.images["class_names"], "size": reader.images["size"], "score": score,
              "reject_rate": rate, "threshold": reader.threshold, "temperature": made["temperature"],
              "mean": list(run.recipe.mean), "std": list(run.recipe.std)}
-    run_dir.write_json(folder / "config.json", {**config, "images": reader.images, "detection": about})
+    threshold = about["threshold"] if math.isfinite(about["threshold"]) else None  # JSON has no infinity
+    run_dir.write_json(folder / "config.json", {
+        **config, "images": reader.images, "detection": {**about, "threshold": threshold}})
     graph = DetectorGraph(reader.detector, run.recipe.mean, run.recipe.std, rate).eval()
     checks = {}
     if args.onnx:

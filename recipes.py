@@ -14,6 +14,7 @@ import argparse
 from dataclasses import replace
 
 from utils.recipe import Block, Diversity, Head, Method, Network, Recipe
+from utils.script import run_script
 
 HEADS = {
     "softmax": Head("losses:SoftMaxLossFirstPart", "losses:SoftMaxLossSecondPart", "MPS"),
@@ -292,4 +293,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_script("recipes.py", main)

@@ -8,8 +8,8 @@
 
 The files of the run go to results/<dataset>/<model>/<method>/seed<k>/ (see utils/run_dir.py). Training can be stopped
 at any moment, even with kill -9. The same command continues; on a CPU the result is the same bit for bit. A finished
-run is not repeated. With torchrun, the ranks share each batch and the BN statistics: the result does not depend on the
-number of ranks, up to rounding.
+run is not repeated. With torchrun, the ranks share each batch and the statistics of batch normalization (BN): up to
+rounding, the result does not depend on the number of ranks.
 """
 import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its settings when it is loaded
 

@@ -2,7 +2,7 @@
 
   {"name": …, "splits": {split: record}, "dataset": {…} for sets of the user's own}
   record: images (how many), source, verified, sha256, files {file: {bytes, sha256, crc32 {array: CRC}}},
-          folder {images, linked, sha256}, left_out [name]
+          folder {images, linked, sha256}, left_out [name], also_in_train (images)
 """
 import json
 
@@ -36,7 +36,8 @@ def _problem(content):
             return f"the record of {split} is invalid"
         if not isinstance(record.get("source", ""), str):
             return f"the source of {split} is invalid"
-        if not isinstance(record.get("images", 0), int) or not isinstance(record.get("left_out", []), list):
+        numbers = [record.get(key, 0) for key in ("images", "also_in_train")]
+        if not all(isinstance(number, int) for number in numbers) or not isinstance(record.get("left_out", []), list):
             return f"the record of {split} has no number of images"
         if not isinstance(record.get("folder", {}), dict):
             return f"the folder of {split} is invalid"

@@ -43,7 +43,7 @@ import argparse
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from data.datasets import CATALOG, OPENOOD, OUTLIERS, sets_of
+from data.datasets import CATALOG, OPENOOD, OUTLIERS, how_to_get, sets_of
 from data.openood_lists import copy_lists
 from data.sources.acquire import prepare
 from data.sources.plan import files_of, needs_confirmation, print_plan, where_to_get
@@ -97,8 +97,7 @@ def main():
 
     if args.verify:
         others = [] if asked else prepared_folders(args.data_dir)
-        damaged = [name for name in dict.fromkeys([*names, *others]) if not verify(name, args.data_dir)]
-        sys.exit(1 if damaged else 0)
+        sys.exit(0 if verify_all([*names, *others], bool(asked), args.data_dir) else 1)
     if args.folder:
         prepare_folders(args)
         if not asked:
@@ -111,6 +110,19 @@ def main():
     prepare_all(names, bool(asked), mirrors, args)
 
 
+def verify_all(names, is_asked, data_dir):
+    """Compare sets with their manifests and print the results. False if one is damaged, or was asked for and is not
+    there."""
+    found = {name: verify(name, data_dir) for name in dict.fromkeys(names)}
+    absent = [name for name, result in found.items() if result is None]
+    if is_asked:
+        for name in absent:
+            say(f"{name:14} is not prepared in {data_dir}. {how_to_get(name, data_dir)}")
+    elif len(absent) == len(found):
+        say(f"No set is prepared in {data_dir}")
+    return all(result or result is None and not is_asked for result in found.values())
+
+
 def prepared_folders(data_dir):
     """The names of the folders that hold a manifest, whatever it is, or arrays."""
     folders = [path for path in sorted(data_dir.glob("*")) if path.is_dir()]
@@ -118,6 +130,9 @@ def prepared_folders(data_dir):
 
 
 def prepare_folders(args):
+    names = [text.partition("=")[0] for text in args.folder]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"--folder has the name {twice[0]} twice: each set needs a name of its own")
     for text in args.folder:
         name, is_there, folder = text.partition("=")
         if not is_there or not folder:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from data.datasets import CATALOG, array_file, how_to_get, image_folder
-from data.image_files import class_names, labelled_files
+from data.image_files import WNID, class_names, labelled_files
 from data.manifest import read_manifest
 from data.user_sets import known
 from utils.io import UserError
@@ -78,7 +78,10 @@ class Split:
     @property
     def origin_note(self):
         """What a table must say of where the images came from, or ""."""
-        return "" if self.verified or not self.record else "from files that no checksum covers"
+        if self.verified or not self.record:
+            return ""
+        twice = self.record.get("also_in_train", 0)
+        return "from files that no checksum covers" + f", {twice:,} of them training images, too" * bool(twice)
 
 
 class ArraySplit(Split):
@@ -186,6 +189,8 @@ class FolderSplit(Split):
         info, settled = CATALOG[name], training_classes(name, split, data_dir)
         self.files, labels, classes = labelled_files(
             self.root, settled, self.advice, info.keeps, info.classes, needed=bool(info.mean))
+        if "imagenet1k" in (name, info.part_of):
+            self._refuse_foreign(classes)
         self.classes_here = len(set(labels))
         if info.mean:
             labels, classes = self._numbered(labels, classes, settled)
@@ -194,6 +199,13 @@ class FolderSplit(Split):
         if "folder" in self.record and self.record["folder"].get("images") != len(self.files):
             raise UserError(f"{self.root} differs from what was prepared: it has {len(self.files):,} images, but "
                             f"{self.record['folder'].get('images'):,} were prepared. {self.advice}, with --fresh")
+
+    def _refuse_foreign(self, classes):
+        """UserError when some folders, but not all, have other names than ImageNet's classes: they shift numbers."""
+        foreign = [name for name in classes if not WNID.fullmatch(name)]
+        if 0 < len(foreign) < len(classes):
+            raise UserError(f"{self.root} has images in {foreign[0]}, which is no class of ImageNet, among "
+                            f"{len(classes)} classes: move it away, here and in the training folder")
 
     def _numbered(self, labels, classes, settled):
         """The labels and classes of a set that networks learn: every class must have the number that it was learned as.

@@ -46,7 +46,8 @@ def check_name(name):
     """UserError unless a set of the user's own may have this name."""
     if not NAME.fullmatch(name):
         raise UserError(f"{name!r} cannot be the name of a set: use letters, digits and _")
-    if name in CATALOG and not CATALOG[name].made_from or name in RESERVED:
+    taken = {other.lower() for other, info in CATALOG.items() if not info.made_from}  # some file systems have one case
+    if name.lower() in taken or name.lower() in RESERVED:
         raise UserError(f"the name {name} is already in use: choose another, for instance my_{name}")
 
 

@@ -52,6 +52,8 @@ def read_weights(file):
         raise UserError(str(error).split(". The other files")[0]) from error
     except Exception as error:  # torch and safetensors raise many kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if reason.startswith("Weights only load failed"):  # torch goes on with how to run the file's code
+            reason = "it is of another kind, or holds more than tensors, names and numbers"
         raise UserError(f"{file} cannot be read as weights: {reason}") from error
     while inner := [key for key in INSIDE if isinstance(content, dict) and isinstance(content.get(key), dict)]:
         content = content[inner[0]]

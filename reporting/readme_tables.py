@@ -38,6 +38,8 @@ def tables_of(path, notes=False):
 
 
 def main():
+    if not sys.argv[1:] or sys.argv[1].startswith("-"):
+        sys.exit(__doc__)
     sys.path[0] = str(ROOT)  # run as a script: our packages, and not reporting/html.py in the place of Python's
     for name in sys.argv[1:]:
         path = ROOT / name

@@ -48,7 +48,7 @@ def state(network, done, total):
         return "done"
     if network not in CPU_NETWORKS:
         return "needs a GPU"
-    return "in progress" if done else "queued for a CPU"
+    return "in progress" if done else "not started"
 
 
 def verdict_in_words(paper, dataset, network, methods, runs):

@@ -64,8 +64,22 @@ def test_detect_answers_for_several_runs_names_of_a_pipe_and_in_json(results_dir
     assert set(rows[0]) == {"run", "file", "class", "class_name", "probability", "score", "threshold", "answer"}
 
 
+def test_what_rejects_everything_is_valid_json(results_dir, data_dir, tmp_path):
+    """JSON has no Infinity, which Python's module writes and reads all the same."""
+    def no_number(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    write_digits(data_dir, tmp_path, 1)
+    done = script("detect.py", run_of(results_dir), tmp_path, "--json", "--reject-rate", 100, "--device", "cpu")
+    row = json.loads(done.stdout, parse_constant=no_number)
+    assert row["threshold"] is None and row["answer"] == "out"
+    script("export.py", run_of(results_dir), tmp_path / "exported", "--reject-rate", 100)
+    for file in ("config.json", "calibration.json"):
+        json.loads((tmp_path / "exported" / file).read_text(), parse_constant=no_number)
+
+
 @pytest.mark.parametrize("words, message", [
-    (["--reject-rate", "101"], "between 0 and 100 per cent"),
+    (["--reject-rate", "101"], "between 0 and 100 percent"),
     (["--score", "MLES"], "choose from"),
 ])
 def test_detect_refuses_in_words(results_dir, words, message):

@@ -72,6 +72,14 @@ def test_a_test_folder_with_fewer_classes_keeps_the_training_numbers(imagenet, t
         loaders.open_set("imagenet1k", "test", tmp_path, CPU)
 
 
+@pytest.mark.parametrize("name, split", [("imagenet1k", "train"), ("imagenet1k", "test"), ("imagenet800", "train")])
+def test_a_folder_of_another_kind_among_imagenets_classes_is_refused(imagenet, tmp_path, name, split):
+    """With it and without one class there are a thousand, as there should be, and most have a wrong number."""
+    save(photo(0), imagenet / "train/holiday/x.JPEG")
+    with pytest.raises(UserError, match="holiday, which is no class of ImageNet, among 4 classes"):
+        loaders.open_set(name, split, tmp_path, CPU, id_dataset="imagenet200" if name == "imagenet800" else None)
+
+
 def write_kaggle(root, wnids):
     rows = "".join(f"ILSVRC2012_val_{k + 1:08},{wnid} 1 2 3 4\n" for k, wnid in enumerate(wnids))
     (root.parent / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + rows)
@@ -207,6 +215,9 @@ def test_nothing_readable_at_all(tmp_path):
 def test_pretrained_resnet18_is_torchvisions(imagenet, tmp_path):
     from torchvision.models import resnet18
 
+    for k in range(3, 1000):  # its numbers are those of all classes
+        (imagenet / f"train/n{k:08}").mkdir()
+        (imagenet / f"train/n{k:08}/x.JPEG").symlink_to(imagenet / "train/n00000000/x.JPEG")
     theirs = resnet18().eval()
     torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
     words = ["evaluate.py", "--pretrained", tmp_path / "resnet18.pth", "--results-dir", tmp_path / "results",
@@ -229,6 +240,17 @@ def test_pretrained_resnet18_is_torchvisions(imagenet, tmp_path):
     assert done.returncode == 1 and "does not fit resnet18" in done.stderr
     assert not list((tmp_path / "elsewhere").rglob("config.json"))
     assert json.loads((run / "config.json").read_text())["sessions"][0]["device"] == "none, not trained here"
+
+
+def test_weights_from_elsewhere_refuse_a_part_of_the_classes(imagenet, tmp_path):
+    """Three of the thousand classes would be numbered 0 to 2, and most labels would be wrong."""
+    from torchvision.models import resnet18
+
+    torch.save(resnet18().state_dict(), tmp_path / "resnet18.pth")
+    done = script("evaluate.py", "--pretrained", tmp_path / "resnet18.pth", "--results-dir", tmp_path / "results",
+                  "--device", "cpu", "--workers", 0, check=False)
+    assert done.returncode == 1 and not list(tmp_path.rglob("metrics.csv"))
+    assert "has weights for 1000 classes, and the images of imagenet1k have 3" in done.stderr
 
 
 def test_imagenet200_and_the_other_classes_are_parts_of_the_same_folders(tmp_path, monkeypatch):

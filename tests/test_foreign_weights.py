@@ -168,12 +168,16 @@ def test_our_own_and_safetensors_load_unchanged(tmp_path):
 
 @pytest.mark.parametrize(("content", "message"), [
     ({"epoch": 3}, "holds no state dict"), ({}, "holds no state dict"), ([1, 2], "holds no state dict"),
-    (b"not a file of weights", "cannot be read as weights"),
+    (b"not a file of weights", "cannot be read as weights: it is of another kind"),
+    (b'{"run": {}}', "cannot be read as weights: it is of another kind"),
+    ({"epoch": print}, "cannot be read as weights: it is of another kind, or holds more than tensors"),
 ])
 def test_other_files_are_refused_in_words(tmp_path, content, message):
     path = tmp_path / "weights.pth"
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(UserError, match=message):
+        read_weights(path)
+    with pytest.raises(UserError, match="^(?!.*weights_only)"):  # torch tells how to run code from the file
         read_weights(path)
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, made_up_run, script
+from PIL import Image
 
 from data.datasets import OPENOOD, OUTLIERS
 from losses.calibration import SCORES
@@ -115,6 +116,29 @@ def test_a_set_prepared_later_is_added_without_running_the_network_again(results
 def test_evaluating_what_is_not_finished_is_refused(tmp_path):
     done = script("evaluate.py", tmp_path, check=False)
     assert done.returncode == 1 and "is not a finished run: it has no weights.pt" in done.stderr
+
+
+def test_a_run_that_cannot_be_evaluated_does_not_stop_the_others(results_dir, data_dir, tmp_path):
+    shutil.copytree(results_dir / "digits/lenet/softmax/seed1", tmp_path / "good")
+    (tmp_path / "good/metrics.csv").unlink()
+    (tmp_path / "bad").mkdir()
+    done = script("evaluate.py", tmp_path / "bad", tmp_path / "good", "--data-dir", data_dir, "--device", "cpu",
+                  check=False)
+    assert done.returncode == 1 and f"evaluate.py: not evaluated: {tmp_path / 'bad'}" in done.stderr
+    assert (tmp_path / "good/metrics.csv").exists() and "is not a finished run" in done.stderr
+
+
+def test_ood_folders_may_be_named_one_by_one_and_each_once(results_dir, data_dir, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(results_dir / "digits/lenet/softmax/seed1", run)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.new("L", (28, 28), 90).save(tmp_path / name / "x.png")
+    words = ["evaluate.py", run, "--data-dir", data_dir, "--device", "cpu", "--ood", f"a={tmp_path / 'a'}"]
+    script(*words, "--ood", f"b={tmp_path / 'b'}")
+    assert {"a", "b"} <= {row[1] for row in run_dir.read_metrics(run)}
+    done = script(*words, f"a={tmp_path / 'b'}", check=False)
+    assert done.returncode == 1 and "--ood has the name a twice" in done.stderr
 
 
 # ---- analyze.py ----

@@ -75,6 +75,19 @@ def test_verify_reads_everything_again(tmp_path, official, monkeypatch, capsys):
     assert command(monkeypatch, capsys, "--verify", *words)[0] == 0
 
 
+def test_verify_says_what_is_not_there(tmp_path, monkeypatch, capsys):
+    words = ("--verify", "--data-dir", tmp_path)
+    assert command(monkeypatch, capsys, *words) == (0, f"No set is prepared in {tmp_path}\n")
+    command(monkeypatch, capsys, "--for", "digits", "--data-dir", tmp_path)
+    status, said = command(monkeypatch, capsys, *words, "digits", "mnist")
+    assert status == 1 and "digits         as it was prepared" in said
+    assert f"mnist          is not prepared in {tmp_path}. Prepare it: python data/prepare.py mnist" in said
+    assert command(monkeypatch, capsys, *words)[0] == 0, "nobody asked for mnist"
+    (tmp_path / "imagenet1k/val").mkdir(parents=True)
+    assert command(monkeypatch, capsys, *words, "imagenet1k") == (
+        0, "imagenet1k     is your own: there is no record to compare it with\n")
+
+
 @pytest.mark.parametrize("name, sets", [
     ("mnist", ["mnist", "fashion_mnist", "notmnist"]), ("cifar", ["cifar100", "svhn", "lsun_resize", "textures"]),
     ("imagenet", ["imagenet1k", "imagenet_o", "ninco"])])

@@ -89,8 +89,9 @@ def test_missing_and_damaged_files_are_refused_in_words(tmp_path):
 def test_our_own_score_files_are_read_back(tmp_path, results_dir):
     """The AUROC of evaluate.py's dump is that of its metrics.csv."""
     run = results_dir / "digits/lenet/softmax/seed1"
-    said = script("analyze.py", "--results-dir", tmp_path, "--scores", f"again={run / 'scores/MPS'}").stdout
-    assert "digits 0–6" in said
+    said = script("analyze.py", "--results-dir", tmp_path, "--scores", f"again={run / 'scores/MPS'}",
+                  "--scores", f"other={run / 'scores/ES'}").stdout
+    assert "digits 0–6" in said and "again" in said and "other" in said, "the flag may be repeated"
     again = read_scores("again", run / "scores/MPS", 1)
     from reporting.load import read_runs
 

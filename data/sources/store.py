@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from data.datasets import CATALOG, array_file
+from data.datasets import CATALOG, array_file, image_folder
 from data.manifest import FILE, read_manifest
 from data.sources import download, images
 from data.sources.registry import SOURCES
@@ -111,7 +111,10 @@ def is_same(record, found):
 
 
 def verify(name, data_dir):
-    """Compare a prepared set with its manifest, byte for byte, and print the result. True when nothing is wrong."""
+    """Compare a prepared set with its manifest, byte for byte, and print the result.
+
+    True when nothing is wrong; None, and nothing is printed, where nothing is prepared.
+    """
     folder, wrong, checked = data_dir / name, [], 0
     try:
         content = read_manifest(folder)
@@ -122,11 +125,15 @@ def verify(name, data_dir):
             wrong = [FILE]
     except FileNotFoundError:
         if not any(folder.glob("*.npz")):
-            return True  # not prepared, or the user's own
+            if name in CATALOG and any(image_folder(name, split, data_dir).is_dir() for split in CATALOG[name].counts):
+                say(f"{name:14} is your own: there is no record to compare it with")
+                return True
+            return None
         splits, wrong = {}, [FILE]
     except (UserError, KeyError, TypeError, ValueError) as error:
         if isinstance(error.__cause__, OSError):
-            return say(f"{name:14} cannot be verified: {error}")
+            say(f"{name:14} cannot be verified: {error}")
+            return False
         splits, wrong = {}, [FILE]
     of_manifest = {file for record in splits.values() for file in record.get("files", {})}
     wrong += [path.name for path in sorted(folder.glob("*.npz")) if splits and path.name not in of_manifest]
@@ -137,7 +144,8 @@ def verify(name, data_dir):
                 if not _same(folder / file, expected):
                     wrong.append(file)
             except UserError as error:  # of the system
-                return say(f"{name:14} cannot be verified: {error}")
+                say(f"{name:14} cannot be verified: {error}")
+                return False
         if kept := record.get("folder"):
             checked += 1
             digest = images.listing_digest if kept.get("linked") else images.unpacked_digest

@@ -1,4 +1,5 @@
 """A folder of class folders → a training set: resized, split if there is no test folder, with its class names."""
+import contextlib
 import hashlib
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import numpy as np
 
 from data.datasets import IMAGENET_MEAN, IMAGENET_STD
 from data.image_files import SPLITS, is_hidden, report_skipped
-from data.manifest import read_manifest
+from data.manifest import FILE, read_manifest
 from data.sources.images import FolderSource, folder_digest, listing_digest, remove_images, to_arrays
 from data.sources.store import ready_splits, write_arrays, write_manifest
 from data.user_sets import check_name, described
@@ -46,7 +47,12 @@ def prepare_folder(name, root, size, data_dir, test_fraction=0.2, fresh=False):
         return [*lines, *_summary(name, before)]
     if not before:
         write_manifest(folder, name, {}, dataset=info)  # the folder is ours from now on
-    content = (_linked if info["folders"] else _arrays)(name, folder, sources, info, test_fraction)
+    try:
+        content = (_linked if info["folders"] else _arrays)(name, folder, sources, info, test_fraction)
+    except UserError:
+        if not before:
+            _withdraw(folder)
+        raise
     for split in content["splits"]:  # what an earlier --size left
         if info["folders"]:
             (folder / f"{split}.npz").unlink(missing_ok=True)
@@ -68,6 +74,13 @@ def _before(folder, fresh):
     if "dataset" not in content:
         raise _not_ours(folder)
     return content
+
+
+def _withdraw(folder):
+    """Take back the manifest of a set that came to nothing."""
+    with contextlib.suppress(OSError):
+        (folder / FILE).unlink()
+        folder.rmdir()  # with a split in it, it stays
 
 
 def _not_ours(folder):
@@ -151,8 +164,26 @@ def _arrays(name, folder, sources, info, fraction):
         splits[split] = {"images": len(labels), "source": f"folder {info['made_from']}", "verified": False,
                          "files": {f"{split}.npz": kept}, "sha256": kept["sha256"]}
         splits[split] |= {"left_out": left_out} if left_out else {}
+    digests = {split: [hashlib.sha256(image).digest() for image in read[split][0]] for split in splits}
+    _count_repeated(splits, digests)
     mean, std = _statistics(read["train"][0])
     return {"splits": splits, "dataset": {**info, "class_names": class_names, "mean": mean, "std": std}}
+
+
+def _count_repeated(splits, digests):
+    """Note in the test split's record how many of its images are training images, too."""
+    known = set(digests["train"])
+    if repeated := sum(digest in known for digest in digests["test"]):
+        splits["test"]["also_in_train"] = repeated
+
+
+def _digests_of_equal_lengths(folders):
+    """split → digests of those of its files that can be equal to one of another split."""
+    files = {split: [path for path in folder.rglob("*") if path.is_file()] for split, folder in folders.items()}
+    lengths = {split: {path.stat().st_size for path in paths} for split, paths in files.items()}
+    shared = set.intersection(*lengths.values())
+    return {split: [hashlib.sha256(path.read_bytes()).digest() for path in paths if path.stat().st_size in shared]
+            for split, paths in files.items()}
 
 
 def _statistics(images):
@@ -189,6 +220,7 @@ def _linked(name, folder, sources, info, fraction):
         digest = listing_digest(target)
         splits[split] = {"images": len(names), "source": f"folder {info['made_from']}", "verified": False,
                          "folder": {"images": len(names), "linked": True, "sha256": digest}, "sha256": digest}
+    _count_repeated(splits, _digests_of_equal_lengths({split: folder / split for split in splits}))
     class_names = sorted(set(next(iter(sources.values())).tree.classes))
     return {"splits": splits, "dataset": {
         **info, "class_names": class_names, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}}
@@ -206,5 +238,7 @@ def _summary(name, content):
              for split, record in content["splits"].items()]
     lines += [f"{'':21}  left out, unreadable: {image}" for record in content["splits"].values()
               for image in record.get("left_out", [])]
+    lines += [f"{name:14} {split:6} {twice:6} of them are training images, too: results will look too good"
+              for split, record in content["splits"].items() if (twice := record.get("also_in_train"))]
     shown = ", ".join(info.class_names[:6]) + " …" * (info.classes > 6)
     return [*lines, f"{name:14} {info.classes} classes ({shown}), {info.size}×{info.size} pixels"]

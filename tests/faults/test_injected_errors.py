@@ -173,6 +173,12 @@ def test_a_training_continues_without_an_output(tmp_path, data_dir, before):
     assert len(list(tmp_path.rglob("weights.pt"))) == 1
 
 
+def test_a_list_of_runs_ends_where_its_reader_leaves():
+    done = subprocess.run(["bash", "-c", f"{sys.executable} recipes.py runs cifar10 | true"], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert not done.stderr
+
+
 def test_a_training_continues_without_any_stream(tmp_path, data_dir):
     words = " ".join(map(str, [sys.executable, *TRAIN, "--data-dir", data_dir, "--results-dir", tmp_path]))
     assert subprocess.run(["bash", "-c", f"{words} <&- >&- 2>&-"], cwd=ROOT).returncode == 0
