@@ -8,6 +8,7 @@ import ast
 import json
 import os
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,7 @@ class Map:
 def _imports(source, file):
     module = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     package, _, name = module.rpartition(".")
-    for node in ast.walk(ast.parse(source)):
+    for node in _import_statements(source):
         if isinstance(node, ast.Import) and any(alias.name == module for alias in node.names):
             return True
         if isinstance(node, ast.ImportFrom):
@@ -140,3 +141,9 @@ def _imports(source, file):
             if node.module == package and any(alias.name == name for alias in node.names):
                 return True
     return False
+
+
+@cache
+def _import_statements(source):
+    """Found once: each source is asked about every file."""
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.Import, ast.ImportFrom))]

@@ -180,3 +180,20 @@ def test_a_file_is_whole_or_absent(tmp_path):
     with atomic_write(path) as file:
         file.write(b"third")
     assert sorted(p.name for p in path.parent.iterdir()) == ["file", f"file.{os.getppid()}.part"]
+
+
+@pytest.mark.parametrize("host", ["node7", "node7.cluster.org", "node_7", "a/b"])
+def test_what_a_killed_writer_left_is_removed_on_its_host_only(tmp_path, monkeypatch, host):
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    left = []
+    for name in ("elsewhere", host):
+        monkeypatch.setattr("socket.gethostname", lambda name=name: name)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: killed.pid)
+            left.append(atomic_write(tmp_path / "file"))
+            left[-1].__enter__()  # and never leaves
+    assert len(list(tmp_path.iterdir())) == 2
+    with atomic_write(tmp_path / "file") as file:
+        file.write(b"whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", f"file.elsewhere.{killed.pid}.part"]

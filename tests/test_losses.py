@@ -208,3 +208,15 @@ def test_everything_follows_the_tensors_device(name):
     x, y = criterion.preprocess(torch.randn(16, 3, 8, 8).cuda(), targets.cuda())
     assert x.is_cuda and y.is_cuda
     assert criterion(layer(features.cuda()), targets.cuda()).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("zero_bias", [True, False])
+def test_a_softmax_head_begins_as_published(zero_bias):
+    """DisMax's with a bias of 0; SDDE's as nn.Linear, whose weights and bias are uniform in ±1/√F."""
+    torch.manual_seed(1)
+    layer, linear = SoftMaxLossFirstPart(64, 2000, zero_bias=zero_bias), torch.nn.Linear(64, 2000)
+    drawn = [(layer.weights, linear.weight)] + ([] if zero_bias else [(layer.bias, linear.bias)])
+    assert layer.bias.any() == (not zero_bias)
+    for ours, theirs in drawn:
+        assert ours.shape == theirs.shape and not torch.equal(ours, theirs) and ours.abs().max() <= 1 / 8
+        assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.05)

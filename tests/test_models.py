@@ -250,3 +250,13 @@ def test_a_lenet_that_answers_before_it_is_trained_can_be_trained():
         network(torch.zeros(2, 3, 28, 28))
     network(torch.zeros(2, 3, 28, 28)).sum().backward()
     assert network.conv1.weight.grad is not None
+
+
+def test_a_lenet_takes_its_fast_form_on_a_cpu(monkeypatch):
+    from models import fast_lenet
+
+    original, batches = fast_lenet.stages, []
+    monkeypatch.setattr(fast_lenet, "stages", lambda network, images: batches.append(len(images)) or original(
+        network, images))
+    build_network("lenet", 7, torch.nn.Linear)(torch.zeros(3, 3, 28, 28))
+    assert batches == [3]

@@ -51,6 +51,15 @@ def test_legends_hide_nothing():
     assert figure.axes[0].get_legend().get_texts()[1].get_text() == "near: one (300), AUROC 90.00 %"
 
 
+def test_sets_stand_below_each_other_in_their_order():
+    """The first at the top, and none at or beyond the edge."""
+    sets = ["in-distribution", "near", "far"]
+    axis = drawn(plots.saliency_correlations(sets, {"DE": np.full((3, 4), 0.1), "SDDE": np.zeros((3, 4))})).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == sets
+    heights = [axis.transAxes.inverted().transform(axis.transData.transform((0, y)))[1] for y in axis.get_yticks()]
+    assert heights == sorted(heights, reverse=True) and min(heights) > 0.05 and max(heights) < 0.95
+
+
 def test_the_roc_is_the_curve_whose_area_is_the_auroc():
     _, inside, outside = scores()
     for most in (10_000, 200):

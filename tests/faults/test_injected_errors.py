@@ -179,6 +179,16 @@ def test_a_list_of_runs_ends_where_its_reader_leaves():
     assert not done.stderr
 
 
+def test_results_that_cannot_be_printed_end_in_a_sentence():
+    """Python itself would only find out after the script's end, with the status 120."""
+    code = "from utils.script import run_script\nrun_script('list.py', lambda: print('a table'))"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=buffered, text=True, stdout=full,
+                              stderr=subprocess.PIPE)
+    assert "Exception" not in said(done, "list.py: ", "No space left on device")
+
+
 def test_a_training_continues_without_any_stream(tmp_path, data_dir):
     words = " ".join(map(str, [sys.executable, *TRAIN, "--data-dir", data_dir, "--results-dir", tmp_path]))
     assert subprocess.run(["bash", "-c", f"{words} <&- >&- 2>&-"], cwd=ROOT).returncode == 0
