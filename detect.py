@@ -174,8 +174,8 @@ def csv_writer(columns):
 def json_writer():
     def write(run, row):
         threshold = row["threshold"] if math.isfinite(row["threshold"]) else None
-        print(json.dumps({**run, **row, "file": printable_path(row["file"]), "threshold": threshold}, ensure_ascii=False,
-                         allow_nan=False), flush=True)
+        row = {**run, **row, "file": printable_path(row["file"]), "threshold": threshold}
+        print(json.dumps(row, ensure_ascii=False, allow_nan=False), flush=True)
 
     return write
 
