@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from data import loaders
 from data.datasets import IMAGENET200, sets_of
-from data.image_files import labelled_files
+from data.image_files import class_level, labelled_files
 from data.image_folder import FolderImages
 from data.splits import Split
 from engine.inference import LogitsCache
@@ -215,6 +215,18 @@ def test_nothing_readable_at_all(tmp_path):
     (tmp_path / "n0/x.JPEG").write_bytes(b"no image")
     batches = list(folder_images(tmp_path, on_unreadable="skip").eval_batches())
     assert [len(y) for _, y in batches] == [0]
+
+
+@pytest.mark.parametrize("names, others", [
+    (("cat", "dog"), {"known": ("cat", "dog", "cow")}), (("cat", "dog"), {"expected": 2}),
+    (("n01440764", "n01443537"), {})])
+def test_folders_inside_of_class_folders_are_no_classes(names, others):
+    """Where the classes are known by their names, their number or their WordNet numbers; else the user is asked."""
+    paths = [f"{name}/{part}/{k}.png" for name in names for k, part in enumerate(("front", "back"))]
+    assert class_level(paths, **others) == 0
+    assert class_level([f"photos/{path}" for path in paths], **others) == 1
+    with pytest.raises(UserError, match="cat"):
+        class_level([f"{name}/{part}/1.png" for name in ("cat", "dog") for part in ("front", "back")])
 
 
 # ---- torchvision's trained ResNet18 ----
