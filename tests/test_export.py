@@ -11,7 +11,8 @@ from PIL import Image
 
 from engine.build import build_model
 from engine.detection import Detector, calibrate
-from engine.exported import DetectorGraph, write_onnx, write_program
+from engine.exported import DetectorGraph, compared, write_onnx, write_program
+from utils.io import UserError
 
 RUN = "digits/lenet/dismax_fpr/seed1"
 
@@ -85,3 +86,30 @@ def test_the_card_quotes_the_metrics(results_dir, exported):
 def test_a_run_is_not_overwritten_by_an_export(results_dir):
     done = script("export.py", results_dir / RUN, results_dir / RUN, check=False)
     assert done.returncode == 1 and "choose another folder" in done.stderr
+
+
+class BrightOrNot:
+    """A graph whose answers are of the mean pixel: logits, probability, score, and whether it is known."""
+
+    threshold = 100.0
+
+    def __call__(self, images):
+        mean = images.double().mean((1, 2, 3))
+        return torch.stack([mean, -mean], 1), mean / 255, mean, mean > self.threshold
+
+
+@pytest.mark.parametrize("error, accepted", [(0, True), (2e-5, True), (1e-3, False), (float("nan"), False)])
+def test_a_file_is_compared_with_the_network_before_it_is_kept(error, accepted):
+    """On 13 images, up to the error as a share of the largest value."""
+    graph = BrightOrNot()
+
+    def answers(images):
+        *numbers, known = graph(images)
+        return [*(number * (1 + error) for number in numbers), known]
+
+    if accepted:
+        check = compared(graph, answers, 8, "the file")
+        assert check.images == 13 and check.largest_difference == pytest.approx(error, abs=1e-12)
+    else:
+        with pytest.raises(UserError, match="the file differs from PyTorch: logits"):
+            compared(graph, answers, 8, "the file")

@@ -1,21 +1,25 @@
 """ImageNet's files, as users keep them and as they sometimes are: read, numbered, cropped, named when broken."""
 import csv
+import dataclasses
 import json
 from hashlib import md5
 
 import numpy as np
 import pytest
 import torch
-from conftest import script, train_batches
+from conftest import run_like, script, train_batches
 from PIL import Image
 from scipy.io import savemat
 from sklearn.datasets import load_sample_images
+from torch import nn
 from torchvision.transforms import v2
 
 from data import loaders
 from data.datasets import IMAGENET200, sets_of
-from data.image_files import labelled_files
+from data.image_files import class_level, labelled_files
 from data.image_folder import FolderImages
+from data.splits import Split
+from engine.inference import LogitsCache
 from utils.io import UserError
 
 CPU = torch.device("cpu")
@@ -203,11 +207,34 @@ def test_or_is_skipped_named_and_counted(broken, capsys):
     assert labels.tolist() == [0, 1, 2] and len(images) == 3, "a test without them"
 
 
+def test_a_test_counts_what_it_could_not_read(broken, tmp_path):
+    """When the network is run, and again when its logits are read from their file."""
+    run = dataclasses.replace(run_like("softmax", "resnet18", "imagenet1k"), folder=tmp_path / "run")
+    split = Split.open("imagenet1k", "train", tmp_path)
+    for model in (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3)), None):
+        cache = LogitsCache(run, {"num_classes": 3}, "last", CPU, loader_options={
+            "on_unreadable": "skip", "workers": 0})
+        cache._model, cache._weights_digest = model, "of these weights"
+        assert len(cache.outputs(split).labels) == 3 and cache.unreadable == {"imagenet1k_train": 3}
+
+
 def test_nothing_readable_at_all(tmp_path):
     (tmp_path / "n0").mkdir()
     (tmp_path / "n0/x.JPEG").write_bytes(b"no image")
     batches = list(folder_images(tmp_path, on_unreadable="skip").eval_batches())
     assert [len(y) for _, y in batches] == [0]
+
+
+@pytest.mark.parametrize("names, others", [
+    (("cat", "dog"), {"known": ("cat", "dog", "cow")}), (("cat", "dog"), {"expected": 2}),
+    (("n01440764", "n01443537"), {})])
+def test_folders_inside_of_class_folders_are_no_classes(names, others):
+    """Where the classes are known by their names, their number or their WordNet numbers; else the user is asked."""
+    paths = [f"{name}/{part}/{k}.png" for name in names for k, part in enumerate(("front", "back"))]
+    assert class_level(paths, **others) == 0
+    assert class_level([f"photos/{path}" for path in paths], **others) == 1
+    with pytest.raises(UserError, match="cat"):
+        class_level([f"{name}/{part}/1.png" for name in ("cat", "dog") for part in ("front", "back")])
 
 
 # ---- torchvision's trained ResNet18 ----

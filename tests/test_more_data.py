@@ -1,8 +1,12 @@
 """Sets and splits at the places where one image more or less would go unnoticed."""
+import gzip
+import hashlib
+
 import numpy as np
 import pytest
 
 from data import openood
+from data.sources import formats
 from engine.inference import Outputs
 
 
@@ -32,3 +36,12 @@ def test_positions_beyond_the_end_of_a_shortened_set_are_left_out(count):
     outputs = Outputs(np.zeros((2, count, 3), np.float32), np.zeros(count, np.int64), np.arange(count))
     assert outputs.rows(positions).tolist() == [k for k in (0, 2, 4, 5) if k in range(count)]
     outputs.logits[:, outputs.rows(positions)]  # and can be looked up
+
+
+def test_a_file_that_was_packed_again_is_known_by_what_it_holds(tmp_path):
+    content = bytes(range(256)) * 8_000  # more than is read at once
+    for level in (1, 9):
+        (tmp_path / "file.gz").write_bytes(gzip.compress(content, level))
+        assert formats.md5_of_unpacked(tmp_path / "file.gz") == hashlib.md5(content).hexdigest()
+    (tmp_path / "file.gz").write_bytes(content)
+    assert formats.md5_of_unpacked(tmp_path / "file.gz") == "", "it is not packed"
