@@ -146,6 +146,23 @@ def curves_of(runs):
 
 # ---- saliency ----
 
+def are_maps(content):
+    """Whether the arrays have the types and shapes that engine/saliency.py writes."""
+    if not content.keys() >= SALIENCY or content["maps"].ndim != 5:
+        return False
+    sets, count, members = content["maps"].shape[:3]  # (S, n, N, h, w)
+    names = [content[key] for key in ("sets", "groups")]
+    return (are_numbers(content["maps"], 5) and content["images"].dtype == np.uint8
+            and content["images"].ndim == 5 and content["images"].shape[:2] == (sets, count)
+            and content["images"].shape[4] in (1, 3)
+            and are_numbers(content["predicted"], 2) and content["predicted"].shape == (sets, count)
+            and are_numbers(content["correlations"], 4)
+            and content["correlations"].shape == (sets, count, members, members)
+            and content["mean_correlations"].dtype.kind == "f" and content["mean_correlations"].ndim == 2
+            and len(content["mean_correlations"]) == sets
+            and all(one.dtype.kind == "U" and one.shape == (sets,) for one in names))
+
+
 def saliency(name, network, first):
     """Pictures of saliency maps on the same images, of DE and SDDE or of the first two ensembles with maps; and the
     correlations of all ensembles.
@@ -154,7 +171,7 @@ def saliency(name, network, first):
         first: method → the run to show.
     """
     found = {method: content for method, run in first.items()
-             if run.members > 1 and (content := arrays_if_there(run.folder / "saliency.npz")).keys() >= SALIENCY}
+             if run.members > 1 and are_maps(content := arrays_if_there(run.folder / "saliency.npz"))}
     found = {method: content for method, content in found.items()
              if np.array_equal(content["images"], next(iter(found.values()))["images"])}
     if not found:

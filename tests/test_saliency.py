@@ -116,3 +116,12 @@ def test_what_cannot_be_shown_is_said_and_the_report_is_written(ensembles, data_
     done = script("analyze.py", "--results-dir", ensembles, "--saliency", "--data-dir", tmp_path / "nothing")
     assert done.stdout.count("No saliency maps of ") == 2 and "digits is not in" in done.stdout
     assert (ensembles / "report.html").exists()
+
+
+@pytest.mark.parametrize("key", sorted(figures.SALIENCY))
+def test_maps_of_another_type_are_not_shown(ensembles, data_dir, key):
+    run = ensembles / "digits/lenet/gradcam/seed1"
+    write_saliency(run, data_dir)
+    content = dict(np.load(run / "saliency.npz"))
+    assert figures.are_maps(content)
+    assert not figures.are_maps({**content, key: np.zeros(3)}) and not figures.are_maps({**content, key: np.array("a")})
