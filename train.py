@@ -147,7 +147,7 @@ def train_one_epoch(train_step, train_set, outlier_set, run, state, stop, progre
     restore_sums(train_step, state)
     if train_step.discriminator:  # DICE's weight grows from 0
         ramp = min((state.epoch - 1) / max(recipe.ramp_epochs, 1), 1)
-        train_step.training_loss.weights["diversity"] = recipe.diversity_weight * ramp
+        train_step.set_weight("diversity", recipe.diversity_weight * ramp)
     started = time.perf_counter()
     for batch in batches_of(train_set, outlier_set, run, state.epoch, state.step):
         batch_size = min(recipe.batch_size, len(train_set) - state.step * recipe.batch_size)  # over all ranks

@@ -22,6 +22,7 @@ CASES = {case.title: case for case in (
     Case("DenseNet-BC-100", "cifar10", "densenetbc100", "dismax_fpr", (4, 1), (16, 1)),
     Case("WideResNet-28-10", "cifar10", "wideresnet2810", "isomaxplus", (2, 1), (4, 1)),
     Case("5 LeNets, SDDE", "mnist", "lenet", "gradcam", (16, 1), (128, 1)),
+    Case("5 LeNets, DICE", "mnist", "lenet", "dice", (128, 1), (128, 1)),
     Case("5 ResNet18s, ADP", "cifar10", "resnet18_32x32", "adp", (4, 1), (16, 1)),
 )}
 

@@ -4,13 +4,16 @@
   DEVICE=cuda:1 python benchmarks/gpu_check.py
   python benchmarks/gpu_check.py step tests    only the parts whose names begin so
 
-First the forms of the training step (eager, recorded, compiled) and of evaluation are compared with each other. Then
-the tests that need a GPU run, and then quick benches. Each part runs in its own process, so a crash does not stop the
-others. Parts that do not fit into ten minutes are named; the same command, with the same commit and libraries, then
-runs only those. The file is complete after every part.
+First the forms of the training step (eager, recorded, compiled) and of evaluation are compared with each other, and the
+tests that need a GPU run, several parts at once where memory and cores allow it. Then quick benches run, one after the
+other. Each part runs in its own process, so a crash does not stop the others. Parts that do not fit into ten minutes
+are named; the same command, with the same commit and libraries, then runs only those. The file is complete after every
+part.
 """
 import argparse
+import concurrent.futures
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -35,13 +38,15 @@ from utils.script import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 600  # for everything
+LARGEST_PART = 12e9  # bytes of the device's memory, rounded up: an eager step of WideResNet-28-10 in float32
 # a part → the most seconds that it may take. Parts that are compared come first, benches last
 PARTS = {
     **{f"step: {title}": 120 for title in forms.CASES}, "step with --compile: ResNet34": 180, "evaluation": 90,
     "tests": 200, "bench: processes": 200, "bench: training": 200, "bench: options": 150, "bench: evaluation": 100,
     "bench: head": 60, "bench: input": 60,
 }
-TESTS = ["tests/test_fast.py", "tests/test_losses.py", "tests/test_train.py", "-k", "on_a_gpu or the_tensors_device"]
+TESTS = ["tests/test_cuda_graph.py", "tests/test_fast.py", "tests/test_losses.py", "tests/test_train.py",
+         "-k", "on_a_gpu or the_tensors_device"]
 
 
 def main():
@@ -73,15 +78,14 @@ def run_parts(device, parts, seconds):
     print(f"{machine.short_name(device)}, PyTorch {torch.__version__}: about {seconds / 60:.0f} minutes at most" +
           (f"; {len(earlier)} parts are in {path.relative_to(ROOT)} already" if earlier else ""))
     ends, done = time.monotonic() + seconds, {part["part"] for part in earlier}
-    for name, limit in parts.items():
-        if name in done:
-            continue
-        left = ends - time.monotonic()
-        content["parts"].append(part := run_part(name, min(limit, left)) if left > 5 else {
-            "part": name, "status": "not checked", "reason": "the time was over"})
-        print(f"{part['status']:<12} {name}" + f": {part['reason']}" * bool(part["reason"]), flush=True)
+    missing = {name: limit for name, limit in parts.items() if name not in done}
+    compared, timed = ([name for name in missing if is_bench(name) is bench] for bench in (False, True))
+    for part in itertools.chain(results_in_order(compared, missing, ends, at_once(content)),
+                                results_in_order(timed, missing, ends, 1)):
+        content["parts"].append(part)
+        print(f"{part['status']:<12} {part['part']}" + f": {part['reason']}" * bool(part["reason"]), flush=True)
         run_dir.write_json(path, content)
-    rows = [line for part in content["parts"] if part["part"].startswith("bench") for line in part.get("lines", [])]
+    rows = [line for part in content["parts"] if is_bench(part["part"]) for line in part.get("lines", [])]
     if rows:
         print(f"\n{report.table(rows, 'simple', report.TERMINAL_WIDTHS)}\n")
     failed, unchecked = ([part["part"] for part in content["parts"] if part["status"] == status]
@@ -90,6 +94,33 @@ def run_parts(device, parts, seconds):
           (f". Not checked for lack of time: {'; '.join(unchecked)}" if unchecked else "") +
           f".\nPlease send {path.relative_to(ROOT)} back, as a file of an issue of this repository")
     return int(bool(failed))
+
+
+def is_bench(name):
+    return name.startswith("bench")
+
+
+def at_once(content):
+    """How many parts that are not timed may run at the same time."""
+    return max(1, min(content.get("memory", 0) // LARGEST_PART, (os.cpu_count() or 1) // 2))
+
+
+def results_in_order(names, limits, ends, count):
+    """Yields the result of each part, in order. `count` of them run at once, each for so many seconds at most."""
+    def result(name):
+        left = ends - time.monotonic()
+        if left <= 5:
+            return {"part": name, "status": "not checked", "reason": "the time was over"}
+        return run_part(name, min(limits[name], left))
+
+    with concurrent.futures.ThreadPoolExecutor(int(count)) as pool:
+        try:
+            yield from pool.map(result, names)
+        except BaseException:  # Ctrl-C too: do not wait for the others
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(RUNNING):
+                kill_all(process)
+            raise
 
 
 def earlier_parts(path, content):
@@ -116,6 +147,9 @@ def about(device):
 
 # ---- a part, seen from outside ----
 
+RUNNING = set()  # processes
+
+
 def run_part(name, seconds):
     """{part, status, reason, seconds, lines} of a part in a process of its own. status: ok, failed or not checked."""
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", *TESTS] if name == "tests" else [
@@ -124,12 +158,14 @@ def run_part(name, seconds):
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=errors,
                                    start_new_session=True)
+        RUNNING.add(process)
         try:
             status = process.wait(seconds)
         except subprocess.TimeoutExpired:
             status = None
         finally:
             kill_all(process)
+            RUNNING.discard(process)
         out.seek(0), errors.seek(0)
         printed, complaints = out.read().splitlines(), errors.read().splitlines()
     lines = [json.loads(line) for line in printed if line.startswith("{") and line.endswith("}")]

@@ -12,6 +12,7 @@ from data.loaders import ResidentImages
 from engine import devices
 from engine.batches import batches_of
 from engine.build import build_model, build_training_loss
+from engine.discriminator import discriminator_of
 from engine.train_step import TrainStep, execution_options
 from recipes import method_of, recipe_of
 from utils.run_dir import Run
@@ -78,6 +79,7 @@ class Workload:
         self.optimizer = torch.optim.SGD(  # as train.py's
             self.model.parameters(), LR, self.recipe.momentum, weight_decay=self.recipe.weight_decay, nesterov=True,
             fused=True)
+        self.discriminator = discriminator_of(self.training_loss.aux_losses.get("diversity"), self.recipe)
         self.epochs = iter(range(1, 10**6))
         self.one_batch = None if case.with_data else next(self.batches())
         self._cost = self._step = None
@@ -89,7 +91,8 @@ class Workload:
             assert self._step is None, "count before training"
             with self.on_stream():
                 options = replace(self.options, graphs=False, compiled=False)
-                step = TrainStep(self.training_loss, self.optimizer, None, self.recipe, options, self.device)
+                step = TrainStep(self.training_loss, self.optimizer, self.discriminator, self.recipe, options,
+                                 self.device)
                 batch = next(self.batches())
                 self._cost = cost_of(lambda: step(batch, LR, self.batch), self.batch * self.members)
         return self._cost
@@ -98,7 +101,7 @@ class Workload:
     def step(self):
         if self._step is None:
             self._step = TrainStep(
-                self.training_loss, self.optimizer, None, self.recipe, self.options, self.device)
+                self.training_loss, self.optimizer, self.discriminator, self.recipe, self.options, self.device)
         return self._step
 
     def batches(self, epoch=1, size=None):

@@ -4,8 +4,8 @@ import torch
 # Versions before this one leave CUDA's allocator in the capture after a capture has failed (pytorch/pytorch#180395),
 # so that a run could not continue. There steps run eagerly, unless graphs are asked for.
 FIRST_SAFE_VERSION = (2, 13)
-# of the change that the step makes: cuDNN may choose other kernels in a capture, and bfloat16 rounds
-GRAPH_TOLERANCE = 0.05
+# of the change that the step makes: cuDNN may choose other kernels in a capture, and bfloat16 and TF32 round
+GRAPH_TOLERANCE = 0.2
 
 
 class CUDAGraphStep:
@@ -74,14 +74,14 @@ def disagreement(before, eager, replayed):
     """"" when two steps from the same state made the same change, else where they differ.
 
     Each tensor's difference must be within GRAPH_TOLERANCE of its change. Changes that are all rounding, such as those
-    of a bias before batch normalisation, are compared with a thousandth of the change of all tensors.
+    of a bias before batch normalization, are compared with a thousandth of the change of all matrices and kernels.
 
     Args:
         before, eager: Snapshots.
         replayed: name → tensor.
     """
     changes = {name: distance(before.values[name], eager.values[name]) for name in before.values}
-    floor = 1e-3 * sum(change**2 for change in changes.values()) ** 0.5
+    floor = 1e-3 * sum(change**2 for name, change in changes.items() if before.values[name].dim() > 1) ** 0.5
     for name, change in changes.items():
         difference = distance(eager.values[name], replayed[name])
         if not difference <= GRAPH_TOLERANCE * change + GRAPH_TOLERANCE * floor:  # a NaN differs

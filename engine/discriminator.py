@@ -47,9 +47,27 @@ class DiscriminatorTrainer:
             torch.nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.clip)
         self.optimizer.step()
 
+    def prepare_recording(self):
+        """Count steps on the device: a recorded step cannot count on the CPU."""
+        for group in self.optimizer.param_groups:
+            group["capturable"] = group["params"][0].is_cuda  # refused where nothing can be recorded
+        for parameter, state in self.optimizer.state.items():
+            state["step"] = state["step"].to(parameter.device)
+
+    def tensors(self):
+        """name → tensor that a step changes in place."""
+        found = {f"discriminator.{name}": p for name, p in self.discriminator.named_parameters()}
+        for k, state in enumerate(self.optimizer.state.values()):
+            found |= {f"discriminator's {name} {k}": value for name, value in state.items()}
+        return found
+
     def state_dict(self):
         return {"discriminator": self.discriminator.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state):
         self.discriminator.load_state_dict(state["discriminator"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # it may come from a device that records
+            group["capturable"] = False
+        for values in self.optimizer.state.values():
+            values["step"] = values["step"].cpu()

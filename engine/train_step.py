@@ -31,15 +31,14 @@ class ExecutionOptions:
 def execution_options(device, run, bf16=None, graphs=None, compiled=None):
     """The requested options; None selects what is faster on the device. UserError if an option is not available."""
     accumulates = run.recipe.micro_batch and run.recipe.micro_batch < run.recipe.batch_size
-    has_discriminator = run.method.diversity != "none" and DIVERSITIES[run.method.diversity].discriminator
+    is_dice = run.method.diversity != "none" and DIVERSITIES[run.method.diversity].discriminator
     why_not = ("CUDA graphs need a CUDA device" if device.type != "cuda" else
                "not with several ranks" if distributed.is_distributed() else
-               "not with --micro-batch" if accumulates else
-               "DICE looks at its batches on the CPU" if has_discriminator else "")
+               "not with --micro-batch" if accumulates else "")
     if graphs and why_not:
         raise UserError(f"--graphs: {why_not}")
-    if compiled and (distributed.is_distributed() or has_discriminator):
-        raise UserError("--compile: neither with several ranks nor for DICE, which looks at its batches on the CPU")
+    if compiled and (distributed.is_distributed() or is_dice):
+        raise UserError("--compile: neither with several ranks nor for DICE, whose weight changes every epoch")
     if graphs is None and not why_not and not version_is_safe():
         why_not = f"PyTorch {torch.__version__} does not recover from a capture that fails; --graphs tries it"
     if graphs is False:
@@ -72,6 +71,10 @@ class TrainStep:
         if options.graphs:  # a recording reads numbers only once, tensors at every replay
             for group in optimizer.param_groups:
                 group["lr"] = torch.tensor(float(group["lr"]), device=device)
+            training_loss.weights = {name: torch.tensor(float(weight), device=device)
+                                     for name, weight in training_loss.weights.items()}
+            if discriminator:
+                discriminator.prepare_recording()
 
     @property
     def graph_status(self):
@@ -88,6 +91,13 @@ class TrainStep:
             self.graphed_step(self.preprocess(*batch))
         else:
             self.eager_step(batch, size)
+
+    def set_weight(self, name, value):
+        """The factor of an auxiliary loss, from the next step on."""
+        if self.options.graphs:
+            self.training_loss.weights[name].fill_(value)
+        else:
+            self.training_loss.weights[name] = value
 
     def preprocess(self, inputs, targets, *aux):
         """A batch as the network gets it: mixed by its criterion where that mixes, channels innermost in memory."""
@@ -175,6 +185,8 @@ class TrainStep:
         tensors = dict(self.training_loss.model.state_dict(keep_vars=True)) | {"metrics": self.sums}
         for k, state in enumerate(self.optimizer.state.values()):
             tensors |= {f"{key} {k}": value for key, value in state.items() if torch.is_tensor(value)}
+        if self.discriminator:
+            tensors |= self.discriminator.tensors()
         rng, before = devices.rng_state(self.device), Snapshot(tensors)
         self.whole_step(*batch)
         eager, after = Snapshot(tensors), devices.rng_state(self.device)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import ROOT
 from test_benchmarks import CPU
-from test_fast import StandIn, corrupted
+from test_cuda_graph import StandIn, corrupted
 
 from benchmarks import forms, gpu_check, report, workload
 from engine import devices, train_step

@@ -44,7 +44,8 @@ class DiceDiscriminator(nn.Module):
 
         Args:
             features: list of N (B, D); the gradient does not reach them.
-            labels: (B), each class equally often, K ≥ 2 times, else ValueError.
+            labels: (B), each class equally often, K ≥ 2 times, else ValueError; not looked at while a CUDA graph is
+                recorded, which cannot wait for an answer.
 
         Returns:
             (loss, accuracy), 0-dim tensors; a discriminator that guesses has the loss ln 2.
@@ -109,13 +110,19 @@ def fixed(discriminator: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def next_of_class(labels: Tensor) -> Tensor:
     """(B) → (B): the position of the next sample of the same class, cyclically."""
-    order = labels.argsort(stable=True)
-    counts = labels.bincount()
-    counts = counts[counts > 0]
-    size = int(counts[0])
-    if size < 2 or not bool((counts == size).all()):
-        raise ValueError(f"DICE needs every class of a batch equally often, twice or more; got {counts.tolist()} times")
-    following = order.view(-1, size).roll(-1, 1).flatten()
+    if not (labels.is_cuda and torch.cuda.is_current_stream_capturing()):
+        check_balanced(labels)
+    classes, order = labels.sort(stable=True)
+    first, end = torch.searchsorted(classes, classes), torch.searchsorted(classes, classes, right=True)
+    following = torch.arange(1, len(labels) + 1, device=labels.device)
     result = torch.empty_like(order)
-    result[order] = following
+    result[order] = order[torch.where(following == end, first, following)]
     return result
+
+
+def check_balanced(labels: Tensor) -> None:
+    """ValueError unless each class is there equally often, twice or more."""
+    counts = labels.bincount()
+    counts = counts[counts > 0].tolist()
+    if len(set(counts)) != 1 or counts[0] < 2:
+        raise ValueError(f"DICE needs every class of a batch equally often, twice or more; got {counts} times")
