@@ -54,11 +54,11 @@ class PlainDisMax(torch.nn.Module):
 
 
 def network_like(network):
-    """The same network, weights copied. Only LeNet and the heads of ours are written in another form."""
+    """The same network on its device, weights copied. Only LeNet and the heads of ours are written in another form."""
     copied = PlainLeNet(network) if type(network).__name__ == "LeNet" else copy.deepcopy(network)
     head = PlainDisMax if isinstance(network.classifier, DisMaxLossFirstPart) else PlainLinear
     copied.classifier = head(network.classifier)
-    return copied.to(memory_format=torch.contiguous_format).train()
+    return copied.to(next(network.parameters()).device, memory_format=torch.contiguous_format).train()
 
 
 def dismax_loss(logits, labels):

@@ -44,7 +44,7 @@ PLANS = {
 }
 FULL_SECONDS, QUICK_SECONDS = 10, 3
 GPU_STEPS = 20  # between two looks at the clock
-QUICK = {"ResNet34": (1, 5), "WideResNet-28-10": (1, 2), "LeNet, MNIST's size": (1, 2)}
+QUICK = {"ResNet34": (1, 5, 10), "WideResNet-28-10": (1, 5), "LeNet, MNIST's size": (1, 2)}
 TARGETS = {("ResNet34", 5): OF_ROOFLINE, ("ResNet34, --compile", 5): OF_ROOFLINE, **dict.fromkeys(
     [("WideResNet-28-10", count) for count in (1, 2, 5, 10)], OF_MATRIX_RATE)}
 ONE_RUN = "one run"

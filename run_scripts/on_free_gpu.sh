@@ -10,12 +10,16 @@ gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=uuid --format=csv,noheader 
 locks=${TMPDIR:-/tmp}/gpus-of-$(id -u)${SLURM_JOB_ID:+-$SLURM_JOB_ID}
 mkdir -p "$locks" || exit
 
+start_daemon() {  # it sees all GPUs, and holds none of our locks open while it runs
+  env -u CUDA_VISIBLE_DEVICES nvidia-cuda-mps-control -d < /dev/null > /dev/null 2>&1 7>&- 8>&-
+}
+
 start_mps() {  # several processes share a GPU's cores instead of taking turns
   exec 7> "$locks/mps-starting" 8> "$locks/mps-users"
   flock 7
   if echo get_server_list | nvidia-cuda-mps-control > /dev/null 2>&1; then
     :  # it runs already
-  elif command -v nvidia-cuda-mps-control > /dev/null && nvidia-cuda-mps-control -d > /dev/null 2>&1; then
+  elif command -v nvidia-cuda-mps-control > /dev/null && start_daemon; then
     echo "on_free_gpu.sh: started NVIDIA MPS for $slots runs on each GPU" >&2
     touch "$locks/mps-is-ours"
   elif [ ! -e "$locks/no-mps" ]; then

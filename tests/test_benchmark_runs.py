@@ -79,7 +79,7 @@ echo '{{"images_per_second": '$((count * 100))', "processes": [], "mps": '$mps'}
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     rows = list(processes.case_rows("ResNet34", (1, 2, 5, 10), MACHINE, torch.device("cuda"), True))
     assert (tmp_path / "asked").read_text().split("\n")[:4] == [f"{n} {n} GPU-two" for n in (1, 2, 5, 10)]
-    assert (tmp_path / "mps").read_text().split() == ["start", "quit"] * 3
+    assert (tmp_path / "mps").read_text().split() == ["start", "[]", "quit"] * 3
     assert [row["values"]["ours"] for row in rows[:3]] == [100, 200, 500] and rows[2]["ratio"] == 5
     assert rows[0]["what"].startswith("1 runs side by side, R") and "by MPS" in rows[2]["what"]
     assert rows[2]["target"] == {"of_roofline": 0.6} and rows[2]["of_roofline"] > 0

@@ -4,6 +4,7 @@ import copy
 import pytest
 import torch
 from conftest import run_like
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.datasets import CATALOG
 from engine import devices
@@ -11,10 +12,13 @@ from engine.build import build_model, build_training_loss
 from engine.cuda_graph import CUDAGraphStep, Snapshot, clone_memory, disagreement, in_memory
 from engine.discriminator import discriminator_of
 from engine.train_step import WARMUP_STEPS, ExecutionOptions, TrainStep
+from losses.diversity import dice
+from losses.diversity.base import DiversityLoss
 from utils.io import UserError
 
 CPU = torch.device("cpu")
 PLAIN = ExecutionOptions()
+GRAPHS = ExecutionOptions(graphs=True)
 KINDS = ("softmax", "isomax", "isomaxplus", "dismax_fpr", "de", "ncl", "adp", "gradcam", "dice")
 SHARED = ("ncl", "adp", "dice")  # methods whose members share a batch
 
@@ -86,9 +90,6 @@ def same(a, b):
     return all(torch.equal(a[key].nan_to_num(), b[key].nan_to_num()) for key in a)
 
 
-GRAPHS = ExecutionOptions(graphs=True)
-
-
 @pytest.mark.parametrize("name", ["dismax_fpr", "de", "gradcam", "adp", "dice"])
 def test_a_recorded_step_is_the_step(name):
     """Eight batches, one of them smaller: the bits of the eager run; the first replay is checked, and kept."""
@@ -98,6 +99,32 @@ def test_a_recorded_step_is_the_step(name):
     assert same(eager, graphed) and torch.equal(eager_sums, sums)
     if step.discriminator:
         assert same(*(made.discriminator.tensors() for made in (plain, step)))
+
+
+class Operators(TorchDispatchMode):
+    """The names of all operators that are called in a block."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        self.names.add(str(function).split(".")[1])
+        return function(*arguments, **(named or {}))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_step_needs_nothing_that_a_recording_cannot_do(name, monkeypatch):
+    """It makes no tensor of numbers, which would be copied from the CPU, and waits for no value."""
+    monkeypatch.setattr(dice, "check_balanced", lambda labels: None)  # left out of a recording
+    monkeypatch.setattr(DiversityLoss, "checked_labels", lambda self, labels, *shape: labels)  # on CPUs only
+    run, step = stepping(name, GRAPHS, record=StandIn)
+    batch = batch_of(run, 8, shared=name in SHARED)
+    step(batch, 0.1, 8)
+    with Operators() as called:
+        step.whole_step(*step.preprocess(*batch))
+    assert "convolution_backward" in called.names
+    assert not called.names & {"lift_fresh", "_local_scalar_dense", "nonzero", "bincount", "masked_select"}
 
 
 def test_a_discriminator_that_was_recorded_continues_on_a_cpu():

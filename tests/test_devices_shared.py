@@ -76,7 +76,8 @@ def test_a_killed_job_gives_its_gpu_back(with_commands):
 
 MPS = """asked=$([ "$1" = -d ] || cat)  # stands in for the daemon's control program
 case $1$asked in
-  -d) echo start >> $TMPDIR/mps; touch $TMPDIR/mps-runs ;;
+  -d) echo start "[$CUDA_VISIBLE_DEVICES]" >> $TMPDIR/mps; touch $TMPDIR/mps-runs
+      while [ -e $TMPDIR/mps-runs ]; do sleep 0.05; done & ;;  # with all files that the caller has open
   quit) echo quit >> $TMPDIR/mps; rm $TMPDIR/mps-runs ;;
   *) [ -e $TMPDIR/mps-runs ] ;;
 esac
@@ -90,13 +91,13 @@ def test_several_runs_share_a_gpu_and_mps_ends_with_the_last(with_commands, tmp_
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     jobs = [subprocess.Popen(["run_scripts/on_free_gpu.sh", "sh", "-c", job], cwd=ROOT, env=env, **pipes)
             for _ in range(3)]
-    results = [process.communicate(timeout=120) for process in jobs]
+    results = [process.communicate(timeout=60) for process in jobs]
     times = sorted(tuple(map(float, out.split())) for out, _ in results)
     assert times[1][0] < times[0][1], "two at once"
     assert times[2][0] >= min(times[0][1], times[1][1]), "the third waits for a slot"
     said = "".join(err for _, err in results)
     assert said.count("started NVIDIA MPS for 2 runs on each GPU") == 1 and said.count("stopped NVIDIA MPS") == 1
-    assert (tmp_path / "mps").read_text().split() == ["start", "quit"]
+    assert (tmp_path / "mps").read_text().split() == ["start", "[]", "quit"]
 
 
 def test_a_failed_or_killed_run_frees_its_slot_and_keeps_its_status(with_commands):

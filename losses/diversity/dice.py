@@ -88,7 +88,7 @@ class DiceDiversityLoss(DiversityLoss):
             return 0 * features[0].sum()
         ratios = fixed(self.discriminator)(*pairs(features, features, labels))
         if self.as_published:
-            ratios = -torch.logaddexp(-ratios, ratios.new_tensor(math.log(1e-6)))
+            ratios = -torch.logaddexp(-ratios, torch.full_like(ratios, math.log(1e-6)))
         return (self.tau * torch.tanh(ratios / self.tau)).mean()
 
 
