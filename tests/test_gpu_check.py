@@ -1,8 +1,11 @@
 """make gpu-check: what it compares, and what it says of parts that fail. On a CPU stand-ins take the GPU's place."""
 import functools
 import json
+import os
 import re
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -149,6 +152,46 @@ def test_the_same_command_goes_on_where_the_time_ended(monkeypatch, tmp_path, ca
     assert checked(monkeypatch, tmp_path, {"tests": bad})[0] == 1
 
 
+def test_parts_that_are_not_timed_run_at_once_and_are_told_in_order(monkeypatch, tmp_path):
+    """Four parts, three at a time; benches one at a time. More never run at once than there are cores for."""
+    now, most, lock = [], {}, threading.Lock()
+
+    def run_part(name, limit):
+        with lock:
+            now.append(name)
+            most[name.split()[0]] = max(len(now), most.get(name.split()[0], 0))
+        time.sleep(0.3 if name.endswith("1") else 0.2)
+        with lock:
+            now.remove(name)
+        return {"part": name, "status": "ok", "reason": "", "lines": []}
+    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu_check, "run_part", run_part)
+    monkeypatch.setattr(gpu_check, "about", lambda device: {"memory": 40e9})
+    monkeypatch.setattr(gpu_check.os, "cpu_count", lambda: 16)
+    names = [f"step {k}" for k in range(1, 5)] + ["bench: 1", "bench: 2"]
+    gpu_check.run_parts(CPU, dict.fromkeys(names, 60), 600)
+    path, = (tmp_path / "results").glob("gpu-check-*.json")
+    assert [part["part"] for part in json.loads(path.read_text())["parts"]] == names
+    assert most == {"step": 3, "bench:": 1}
+    assert [gpu_check.at_once({"memory": memory}) for memory in (8e9, 12e9, 85e9, 1e13)] == [1, 1, 7, 8]
+    assert gpu_check.at_once({}) == 1  # of a device that does not say how much memory it has
+
+
+def test_ctrl_c_ends_all_parts_that_run(monkeypatch, tmp_path):
+    as_python(monkeypatch, tmp_path, f"echo $$ >> {tmp_path}/parts; exec sleep 60")
+    started = time.monotonic()
+
+    def interrupt():
+        while not (tmp_path / "parts").exists() or len((tmp_path / "parts").read_text().split()) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        list(gpu_check.results_in_order(["a", "b", "c"], dict.fromkeys("abc", 50), time.monotonic() + 50, 2))
+    assert time.monotonic() - started < 30
+    assert not any(is_running(int(pid)) for pid in (tmp_path / "parts").read_text().split())
+
+
 def test_what_there_is_no_time_for_is_named(monkeypatch, tmp_path, capsys):
     status, content = checked(monkeypatch, tmp_path, {"tests": {"status": "ok", "reason": ""}}, seconds=1)
     assert status == 0 and content["parts"][0]["status"] == "not checked"
@@ -180,9 +223,11 @@ def test_what_becomes_of_a_part(monkeypatch, tmp_path, script, status, reason):
 
 
 def test_failing_tests_are_a_part_that_failed(monkeypatch, tmp_path):
-    as_python(monkeypatch, tmp_path, "echo F.; echo '1 failed, 1 passed in 2 s'; exit 1")
+    as_python(monkeypatch, tmp_path, "echo F.; echo 'FAILED tests/test_fast.py::test_a'; "
+              "echo '1 failed, 1 passed in 2 s'; exit 1")
     part = gpu_check.run_part("tests", 60)
     assert (part["status"], part["reason"]) == ("failed", "1 failed, 1 passed in 2 s")
+    assert part["lines"] == [{"pytest": "FAILED tests/test_fast.py::test_a"}, {"pytest": part["reason"]}]
 
 
 def test_a_part_that_hangs_is_ended_with_all_that_it_started(monkeypatch, tmp_path):
