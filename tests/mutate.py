@@ -209,7 +209,10 @@ def record(sources, jobs):
             reporting, places = mutation_map.instrumented(source, file)
             (tree / file).write_text(reporting)
             functions += places
-        run_tests(tree, ["-p", "mutation_map", *(["-n", str(jobs)] if jobs > 1 else [])], MUTATION_LOG=str(log))
+        code, said = run_tests(tree, ["-p", "mutation_map", *(["-n", str(jobs)] if jobs > 1 else [])],
+                               MUTATION_LOG=str(log))
+        if code not in (0, 1):
+            sys.exit(f"the suite could not be recorded:\n{said[-3000:]}")
         content = {**mutation_map.collect(log), "functions": functions}
         for file, source in sources.items():
             (tree / file).write_text(source)

@@ -43,6 +43,7 @@ def instrumented(source, file):
 
     visit(tree, "")
     start = int(ast.get_docstring(tree) is not None)
+    start += sum(isinstance(part, ast.ImportFrom) and part.module == "__future__" for part in tree.body)
     tree.body[start:start] = ast.parse("from mutation_map import hit as _hit").body
     return ast.unparse(ast.fix_missing_locations(tree)), places
 
