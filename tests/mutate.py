@@ -143,8 +143,11 @@ def judged(source, mutation):
     return "suspect" if SUSPECT.search("\n".join(lines)) else "survived"
 
 
-def run_tests(tree, words, timeout=None, **environment):
-    """(exit status, output) of pytest in a copy of the tree; None when it took too long. Nothing is left running."""
+def run_tests(tree, words, timeout=None, options=(), **environment):
+    """(exit status, output) of pytest in a copy of the tree; None when it took too long. Nothing is left running.
+
+    words: go through a file, since they may be many; pytest loads no plugins from there, so those are `options`.
+    """
     mark = f"mutate-{uuid.uuid4()}"
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "MUTATE_RUN": mark,
                    "PYTHONPATH": str(tree / "tests"), "TMPDIR": str(tree / "tmp"), **environment}
@@ -152,7 +155,7 @@ def run_tests(tree, words, timeout=None, **environment):
     arguments = tree / "tmp/arguments"
     arguments.write_text("".join(f"{word}\n" for word in words))
     command = ["nice", "-n", "5", sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider",
-               "--tb=no", f"@{arguments}"]
+               "--tb=no", *options, f"@{arguments}"]
     with open(tree / "tmp/output", "w+") as output:
         process = subprocess.Popen(command, cwd=tree, env=environment, stdout=output, stderr=subprocess.STDOUT,
                                    stdin=subprocess.DEVNULL, start_new_session=True)
@@ -209,9 +212,9 @@ def record(sources, jobs):
             reporting, places = mutation_map.instrumented(source, file)
             (tree / file).write_text(reporting)
             functions += places
-        code, said = run_tests(tree, ["-p", "mutation_map", *(["-n", str(jobs)] if jobs > 1 else [])],
-                               MUTATION_LOG=str(log))
-        if code not in (0, 1):
+        options = ["-p", "mutation_map", *(["-n", str(jobs)] if jobs > 1 else [])]
+        code, said = run_tests(tree, [], options=options, MUTATION_LOG=str(log))
+        if code not in (0, 1) or not list(log.glob("*.json")):
             sys.exit(f"the suite could not be recorded:\n{said[-3000:]}")
         content = {**mutation_map.collect(log), "functions": functions}
         for file, source in sources.items():

@@ -1,5 +1,6 @@
 """The sample of mutations: the copy that records which test runs what, and the mutations themselves."""
 import ast
+import json
 
 import mutate
 import mutation_map
@@ -21,11 +22,34 @@ def test_every_source_can_report_its_functions():
 
 
 def test_mutations_change_what_is_run():
-    for file in ("losses/dismax.py", "data/sampling.py", "recipes.py"):
+    for file in ("losses/dismax.py", "data/sampling.py"):
         plain = ast.dump(ast.parse(SOURCES[file]))
         found = list(mutations_of(SOURCES[file]))
         assert len(found) > 20
         assert all(ast.dump(ast.parse(mutation.apply(SOURCES[file]))) != plain for mutation in found[::10])
+
+
+def test_what_runs_which_function_is_recorded(monkeypatch, tmp_path):
+    """A suite of two files, in a process of its own; one test runs a function, one a fixture of the session."""
+    (tmp_path / "tests").mkdir()
+    for name, text in {
+            "code_.py": "from __future__ import annotations\ndef first():\n    return 1\ndef second():\n    return 2\n"
+                       "def third():\n    return 3\n",
+            "tests/mutation_map.py": (ROOT / "tests/mutation_map.py").read_text(),
+            "tests/test_code.py": "import sys\nsys.path.insert(0, '.')\nimport code_ as code\nimport pytest\n"
+                                  "@pytest.fixture(scope='session')\ndef two():\n    return code.second()\n"
+                                  "def test_first():\n    assert code.first() == 1\n"
+                                  "def test_second(two):\n    assert two == 2\n"}.items():
+        (tmp_path / name).write_text(text)
+    source = (tmp_path / "code_.py").read_text()
+    monkeypatch.setattr(mutate, "ROOT", tmp_path)
+    monkeypatch.setattr(mutate, "MAP", tmp_path / "build/map.json")
+    monkeypatch.setattr(mutate, "tracked", lambda: ["code_.py", "tests/mutation_map.py", "tests/test_code.py"])
+    mutate.record({"code_.py": source}, 1)
+    found = mutation_map.Map(json.loads((tmp_path / "build/map.json").read_text()), {"code_.py": source})
+    tests = "tests/test_code.py::test_first", "tests/test_code.py::test_second"
+    assert set(found.tests) == set(tests)
+    assert [found.running("code_.py", name) for name in ("first", "second", "third")] == [[tests[0]], [tests[1]], []]
 
 
 def test_a_suite_that_cannot_be_recorded_is_said(monkeypatch):
