@@ -74,7 +74,8 @@ def main():
                     check_finished(folder)
                     if distributed.is_main():
                         held.enter_context(locked(folder, wait=args.if_locked == "wait"))
-                evaluate(folder, args, device)
+                with devices.explain_out_of_memory(device, devices.FEWER_PROCESSES):
+                    evaluate(folder, args, device)
         except UserError as error:
             if len(runs) == 1 or distributed.is_distributed():
                 raise

@@ -48,7 +48,8 @@ def main():
     run, published = resolve_run(args)
     device = distributed.local_device(devices.choose(args.device))
     options = execution_options(device, run, args.bf16, args.graphs, args.compile)
-    sets, facts = open_training_sets(args, run, device)
+    with devices.explain_out_of_memory(device):
+        sets, facts = open_training_sets(args, run, device)
     overrides = {name: {"published": theirs, "used": ours}
                  for name, (ours, theirs) in run.recipe.differences(published).items()}
     config = {**run.record(), "overrides": overrides, **facts, "plugins": args.plugin}
@@ -58,7 +59,7 @@ def main():
                 config = take_folder(run, config, args.fresh, args.if_locked, held)
         config = distributed.broadcast_from_main(config)
         if config:
-            with devices.side_stream(device):
+            with devices.explain_out_of_memory(device), devices.side_stream(device):
                 stopped_by = train(
                     run, config, sets, device, options, StopSignals(), args.checkpoint_seconds, args.track)
             if stopped_by:
@@ -151,8 +152,7 @@ def train_one_epoch(train_step, train_set, outlier_set, run, state, stop, progre
     started = time.perf_counter()
     for batch in batches_of(train_set, outlier_set, run, state.epoch, state.step):
         batch_size = min(recipe.batch_size, len(train_set) - state.step * recipe.batch_size)  # over all ranks
-        with devices.explain_out_of_memory(device):
-            train_step(batch, recipe.lr_at(state.epoch, state.step, steps), batch_size)
+        train_step(batch, recipe.lr_at(state.epoch, state.step, steps), batch_size)
         state.step += 1
         state.images_seen += batch_size
         progress.update(batch_size)
@@ -201,7 +201,9 @@ def summary_of(row):
 def seed_epoch(run, state, device):
     """Set the random state of the epoch's start, a function of seed and epoch only, or the one of the checkpoint."""
     rank, world_size = distributed.rank_and_world_size()
-    if state.step and (rank == 0 or len(state.rng) == world_size):  # rank 0's mixes images, on any number of ranks
+    # rank 0's mixes images, on any number of ranks
+    if state.step and (rank == 0 or len(state.rng) == world_size) and devices.restores_rng_state(
+            state.rng[rank], device):
         devices.restore_rng_state(state.rng[rank], device)
     else:
         name = "resume" if state.step else "mix"

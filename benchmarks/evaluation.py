@@ -8,6 +8,7 @@ from benchmarks.timing import alternate, summary
 from benchmarks.workload import conv_format, run_of
 from data.datasets import CATALOG
 from data.loaders import ResidentImages
+from engine import devices
 from engine.build import build_model, members_of
 from engine.inference import forward
 from engine.train_step import channels_last
@@ -30,6 +31,15 @@ PUBLISHED_PASSES = ("MMLES", "MPS")  # the scores that DisMax's detect.py writes
 
 
 def run(machine, device, quick):
+    flags = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    devices.turn_off_tf32()  # as evaluate.py does
+    try:
+        yield from case_rows(machine, device, quick)
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = flags
+
+
+def case_rows(machine, device, quick):
     for title, (dataset, model, method, few, many) in CASES.items():
         count = (few if quick else many) if device.type == "cpu" else 10_000
         functions, cost = fns(dataset, model, method, count, device)
@@ -73,8 +83,7 @@ def fns(dataset, model, method, count, device):
     with torch.inference_mode():
         scores = SCORES["MMLES"](add_member_dim(fast(batch[:4])).mean(0)), published_score(members, same, "MMLES")
         cost = cost_of(lambda: fast(channels_last(batch)), len(batch))
-    tolerance = 1e-4 if device.type == "cpu" else 1e-2  # GPUs convolve in TF32
-    assert torch.allclose(*scores, tolerance, tolerance), f"two different scores: {scores}"
+    assert torch.allclose(*scores, 1e-4, 1e-4), f"two different scores: {scores}"
 
     def whole(*functions):
         def fn():

@@ -29,7 +29,7 @@ import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its setting
 
 import torch
 
-from benchmarks import forms, machine, report, run
+from benchmarks import forms, machine, processes, report, run
 from engine import devices
 from utils.environment import environment
 from utils import run_dir
@@ -38,6 +38,7 @@ from utils.script import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 600  # for everything
+GRACE_SECONDS = 5
 LARGEST_PART = 12e9  # bytes of the device's memory, rounded up: an eager step of WideResNet-28-10 in float32
 # a part → the most seconds that it may take. Parts that are compared come first, the longest of them before all
 PARTS = {
@@ -80,8 +81,9 @@ def run_parts(device, parts, seconds):
     ends, done = time.monotonic() + seconds, {part["part"] for part in earlier}
     missing = {name: limit for name, limit in parts.items() if name not in done}
     compared, timed = ([name for name in missing if is_bench(name) is bench] for bench in (False, True))
-    for part in itertools.chain(results_in_order(compared, missing, ends, at_once(content)),
-                                results_in_order(timed, missing, ends, 1)):
+    for part in itertools.chain(
+            results_in_order(compared, missing, ends, at_once(free_memory(device)), device),
+            results_in_order(timed, missing, ends, 1, device)):
         content["parts"].append(part)
         print(f"{part['status']:<12} {part['part']}" + f": {part['reason']}" * bool(part["reason"]), flush=True)
         run_dir.write_json(path, content)
@@ -100,20 +102,30 @@ def is_bench(name):
     return name.startswith("bench")
 
 
-def at_once(content):
+def free_memory(device):
+    """Bytes of the device's memory that nobody uses; 0 where it does not say."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
+def at_once(memory):
     """How many parts that are not timed may run at the same time."""
-    return max(1, min(content.get("memory", 0) // LARGEST_PART, (os.cpu_count() or 1) // 2))
+    return int(max(1, min(memory // LARGEST_PART, cores() // 2)))
 
 
-def results_in_order(names, limits, ends, count):
+def cores():
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def results_in_order(names, limits, ends, count, device):
     """Yields the result of each part, in order. `count` of them run at once, each for so many seconds at most."""
     def result(name):
         left = ends - time.monotonic()
         if left <= 5:
             return {"part": name, "status": "not checked", "reason": "the time was over"}
-        return run_part(name, min(limits[name], left))
+        return run_part(name, min(limits[name], left), device)
 
-    with concurrent.futures.ThreadPoolExecutor(int(count)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
         try:
             yield from pool.map(result, names)
         except BaseException:  # Ctrl-C too: do not wait for the others
@@ -150,14 +162,16 @@ def about(device):
 RUNNING = set()  # processes
 
 
-def run_part(name, seconds):
+def run_part(name, seconds, device):
     """{part, status, reason, seconds, lines} of a part in a process of its own. status: ok, failed or not checked."""
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", *TESTS] if name == "tests" else [
         sys.executable, str(Path(__file__)), "--part", name]
-    started = time.monotonic()
+    started, environ = time.monotonic(), dict(os.environ)
+    if name == "tests" and device.type == "cuda":  # which use the first GPU that they see
+        environ["CUDA_VISIBLE_DEVICES"] = processes.visible_name(device)
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=errors,
-                                   start_new_session=True)
+                                   start_new_session=True, env=environ)
         RUNNING.add(process)
         try:
             status = process.wait(seconds)
@@ -186,8 +200,14 @@ def run_part(name, seconds):
 
 
 def kill_all(process):
-    """End a process and everything that it started."""
+    """End a process and everything that it started. They are asked first: on_free_gpu.sh then stops MPS."""
     with contextlib.suppress(ProcessLookupError):  # all of them have ended
+        os.killpg(process.pid, signal.SIGTERM)
+        ends = time.monotonic() + GRACE_SECONDS
+        while time.monotonic() < ends:
+            process.poll()
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 

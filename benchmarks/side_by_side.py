@@ -45,6 +45,8 @@ def side_by_side(make, count, seconds):
                 results[number] = result
     for process in processes:
         if failures:
+            process.terminate()  # first: a killed client can leave MPS unable to serve the others
+            process.join(5)
             process.kill()
         process.join()
     if failures:

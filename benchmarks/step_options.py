@@ -46,15 +46,17 @@ def with_and_without(option, case, machine, device, quick, what):
     """The other part of a row: how fast the step is with an option and without."""
     on, off, baseline = OPTIONS[option]
     batch, steps = case.size(device, quick)
-    fast, plain = (Workload(replace(case, **choice), device, batch, steps) for choice in (on, off))
-    cost, started = fast.cost, time.perf_counter()
+    devices.release_memory(device)  # of the case before
     try:
+        fast, plain = (Workload(replace(case, **choice), device, batch, steps) for choice in (on, off))
+        cost, started = fast.cost, time.perf_counter()
         fast.train()
         devices.synchronize(device)
+        seconds = time.perf_counter() - started
+        rates = alternate({"ours": fast.train, baseline: plain.train}, 3 if quick else 7, device)
     except Exception as error:  # torch._dynamo and its compilers raise many kinds
         return {"not_measured": (str(error) or type(error).__name__).splitlines()[0]}
-    seconds = time.perf_counter() - started
-    found = summary(alternate({"ours": fast.train, baseline: plain.train}, 3 if quick else 7, device), baseline)
+    found = summary(rates, baseline)
     return {"what": f"{what}, B = {batch}", "target": {"ratio": PAYS}, **found, "first_call_seconds": seconds,
             "steps": fast.step.graph_status, **machine.shares(found["values"]["ours"], cost, rate_of(fast, machine))}
 

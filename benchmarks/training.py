@@ -5,6 +5,7 @@ import torch
 from benchmarks import baseline
 from benchmarks.timing import alternate, summary
 from benchmarks.workload import LR, Case, Workload
+from engine import devices
 from engine.build import members_of
 
 BASELINE = "DataLoader, float32, NCHW, .item()"
@@ -42,6 +43,8 @@ def run(machine, device, quick):
                "steps": ours.step.graph_status, **found,
                **machine.shares(found["values"]["ours"], cost, ours.number_format)}
         theirs.close()
+        del ours, theirs
+        devices.release_memory(device)
 
 
 class BaselineTraining:

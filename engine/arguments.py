@@ -46,7 +46,7 @@ def parse_arguments(description):
     speed.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="bfloat16 autocast; heads, losses and BN "
                        "statistics stay float32 (default: on if the device has matrix units for bfloat16)")
     speed.add_argument("--graphs", action=argparse.BooleanOptionalAction, help="replay the step as a CUDA graph "
-                       "(default: on for GPUs, but off for DICE, --micro-batch and several ranks)")
+                       "(default: on for GPUs, but off for --micro-batch, several ranks and PyTorch before 2.13)")
     speed.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile the whole loss "
                        "(default: off; compiling takes a minute and made a ResNet34 5 %% faster on two CPU cores)")
     images = parser.add_argument_group("image files (ImageNet)")

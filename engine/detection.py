@@ -84,7 +84,7 @@ class Detector:
         reject_rate: the share of in-distribution images to reject. ValueError if the network returns NaN or infinity,
         or if the rate is not between 0 and 1.
         """
-        logits = add_member_dim(self.model(images)).double().mean(0).cpu()  # (B, C)
+        logits = add_member_dim(self.model(images)).cpu().double().mean(0)  # (B, C); MPS has no float64
         if not self.ours:
             logits = logits / self.temperature
         if not logits.isfinite().all():

@@ -92,18 +92,32 @@ def side_stream(device):
 
 def synchronize(device):
     """Wait until the device has done what it was given."""
-    if device.type != "cpu":
+    if device.type == "mps":
+        torch.mps.synchronize()  # takes no device
+    elif device.type != "cpu":
         torch.get_device_module(device).synchronize(device)
+
+
+def release_memory(device):
+    """Give memory that PyTorch keeps for later back to the GPU, whose other processes may need it."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.empty_cache()
 
 
 def rng_state(device):
     """The states of the generators that a step may draw from, to be put back by `restore_rng_state`."""
-    state = {"cpu": torch.get_rng_state()}
+    state = {"type": device.type, "cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["device"] = torch.cuda.get_rng_state(device)
     elif device.type != "cpu":
         state["device"] = torch.get_device_module(device).get_rng_state()
     return state
+
+
+def restores_rng_state(state, device):
+    """Whether a state was taken on such a device. Generators of another kind have other states."""
+    return state.get("type", "cuda" if "device" in state else "cpu") == device.type
 
 
 def restore_rng_state(state, device):
@@ -114,16 +128,21 @@ def restore_rng_state(state, device):
         torch.get_device_module(device).set_rng_state(state["device"])
 
 
+SMALLER_STEPS = ("Reduce the memory of a step: --micro-batch 16 accumulates gradients over parts of a batch (BN then "
+                 "sees the parts). Or run fewer at once (RUNS_PER_GPU), or use several GPUs (torchrun). A smaller "
+                 "--batch-size changes the recipe")
+FEWER_PROCESSES = "End other processes that use it, or choose another device with --device"
+
+
 @contextlib.contextmanager
-def explain_out_of_memory(device):
+def explain_out_of_memory(device, advice=SMALLER_STEPS):
     """A block in which running out of memory is a UserError that says what to do."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
         text = str(error)
-        if not (isinstance(error, torch.OutOfMemoryError) or memory_error(error)):
+        # CUDA, MPS and cuBLAS have an error of their own each, with these words
+        if not (isinstance(error, torch.OutOfMemoryError) or memory_error(error) or "out of memory" in text or
+                "ALLOC_FAILED" in text):
             raise
-        raise UserError(
-            f"{device} is out of memory ({(text or 'MemoryError').splitlines()[0]}). Reduce the memory of a step: "
-            "--micro-batch 16 accumulates gradients over parts of a batch (BN then sees the parts). Or run fewer at "
-            "once (RUNS_PER_GPU), or use several GPUs (torchrun). A smaller --batch-size changes the recipe") from error
+        raise UserError(f"{device} is out of memory ({(text or 'MemoryError').splitlines()[0]}). {advice}") from error

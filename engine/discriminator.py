@@ -51,6 +51,7 @@ class DiscriminatorTrainer:
         """Count steps on the device: a recorded step cannot count on the CPU."""
         for group in self.optimizer.param_groups:
             group["capturable"] = group["params"][0].is_cuda  # refused where nothing can be recorded
+        self.optimizer._warned_capturable_if_run_uncaptured = True  # the first steps are eager, without a warning
         for parameter, state in self.optimizer.state.items():
             state["step"] = state["step"].to(parameter.device)
 

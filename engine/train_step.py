@@ -66,7 +66,7 @@ class TrainStep:
         self.names = [*training_loss.names, *(discriminator.names if discriminator else ())]
         self.sums = torch.zeros(len(self.names), device=device)
         self.loss = distributed.wrap_ddp(compile_loss(training_loss) if options.compiled else training_loss, device)
-        self.graph, self.is_checked, self.warmup_steps = None, False, 0
+        self.graph, self.is_checked, self.warmup_steps, self.last_shapes = None, False, 0, None
         self.graph_error = "" if options.graphs else options.why_eager or "not asked for"
         if options.graphs:  # a recording reads numbers only once, tensors at every replay
             for group in optimizer.param_groups:
@@ -161,7 +161,9 @@ class TrainStep:
             return self.checked_replay(batch)
         self.whole_step(*batch)
         self.warmup_steps += 1
-        if self.warmup_steps == WARMUP_STEPS and not self.graph_error:
+        shapes = [each is not None and each.shape for each in batch]
+        is_usual, self.last_shapes = shapes == self.last_shapes, shapes  # not an epoch's last, smaller batch
+        if self.warmup_steps >= WARMUP_STEPS and is_usual and not self.graph and not self.graph_error:
             try:
                 self.graph = self.record(self.whole_step, batch, self.device)
             except torch.OutOfMemoryError:
@@ -198,6 +200,8 @@ class TrainStep:
             eager.restore()
             devices.restore_rng_state(after, self.device)
         self.is_checked = True
+        del before, eager
+        devices.release_memory(self.device)  # an eager step's, which replays do not need
 
 
 def first_line(error):

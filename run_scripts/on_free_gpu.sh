@@ -2,28 +2,44 @@
 # Wait for a GPU with a free slot, then run a command on it. `make -j 8` starts its jobs with this script.
 #   run_scripts/on_free_gpu.sh python train.py …
 # RUNS_PER_GPU=5 allows five commands at once on each GPU, with NVIDIA MPS if it can be started. CUDA_VISIBLE_DEVICES
-# limits the choice. Under Slurm a job keeps the GPUs that Slurm gave it. Without a GPU the command simply runs.
+# limits the choice. Under Slurm a job uses the GPUs that Slurm gave it. Without a GPU the command simply runs.
 slots=${RUNS_PER_GPU:-1}
-if [ -n "$SLURM_JOB_ID" ] && [ "$slots" = 1 ]; then exec "$@"; fi
-gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=uuid --format=csv,noheader 2> /dev/null)}
+if [ -n "$SLURM_JOB_ID" ] && [ "$slots" = 1 ] && [[ $CUDA_VISIBLE_DEVICES != *,* ]]; then exec "$@"; fi
+# what nvidia-smi prints without a driver is no GPU
+gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=uuid --format=csv,noheader 2> /dev/null | grep -E '^(GPU|MIG)-')}
 [ -n "$gpus" ] && command -v flock > /dev/null || exec "$@"
-locks=${TMPDIR:-/tmp}/gpus-of-$(id -u)${SLURM_JOB_ID:+-$SLURM_JOB_ID}
+job=$(id -u)${SLURM_JOB_ID:+-$SLURM_JOB_ID}
+locks=${TMPDIR:-/tmp}/gpus-of-$job
 mkdir -p "$locks" || exit
 
+control() { timeout 30 nvidia-cuda-mps-control "$@" 2> /dev/null; }
+mps_is_running() { echo get_server_list | control > /dev/null; }
+
+choose_mps() {  # a daemon of our own, as another user's or another job's is of no use; or the one that the user has
+  [ -n "$CUDA_MPS_PIPE_DIRECTORY" ] && return
+  [ -z "$SLURM_JOB_ID" ] && [ -O /tmp/nvidia-mps ] && mps_is_running && return
+  pipes=$locks/mps
+  [ ${#pipes} -gt 80 ] && pipes=/tmp/mps-of-$job  # names of sockets are short
+  mkdir -p "$pipes" && export CUDA_MPS_PIPE_DIRECTORY=$pipes CUDA_MPS_LOG_DIRECTORY=$pipes
+}
+
 start_daemon() {  # it sees all GPUs, and holds none of our locks open while it runs
-  env -u CUDA_VISIBLE_DEVICES nvidia-cuda-mps-control -d < /dev/null > /dev/null 2>&1 7>&- 8>&-
+  env -u CUDA_VISIBLE_DEVICES timeout 30 nvidia-cuda-mps-control -d < /dev/null > /dev/null 2>&1 7>&- 8>&-
 }
 
 start_mps() {  # several processes share a GPU's cores instead of taking turns
   exec 7> "$locks/mps-starting" 8> "$locks/mps-users"
   flock 7
-  if echo get_server_list | nvidia-cuda-mps-control > /dev/null 2>&1; then
-    :  # it runs already
+  choose_mps
+  if mps_is_running; then
+    :  # since an earlier command
   elif command -v nvidia-cuda-mps-control > /dev/null && start_daemon; then
     echo "on_free_gpu.sh: started NVIDIA MPS for $slots runs on each GPU" >&2
     touch "$locks/mps-is-ours"
-  elif [ ! -e "$locks/no-mps" ]; then
-    echo "on_free_gpu.sh: NVIDIA MPS cannot be started here: $slots runs on each GPU take turns" >&2
+  else
+    unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+    [ -e "$locks/no-mps" ] ||
+      echo "on_free_gpu.sh: NVIDIA MPS cannot be started here: $slots runs on each GPU take turns" >&2
     touch "$locks/no-mps"
   fi
   flock -s 8  # while the command runs
@@ -34,7 +50,7 @@ stop_mps() {  # with the last command that uses it
   exec 7> "$locks/mps-starting"
   flock 7
   if flock -n 8 && [ -e "$locks/mps-is-ours" ]; then
-    echo quit | nvidia-cuda-mps-control > /dev/null 2>&1
+    echo quit | control > /dev/null
     rm -f "$locks/mps-is-ours"
     echo "on_free_gpu.sh: stopped NVIDIA MPS" >&2
   fi

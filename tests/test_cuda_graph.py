@@ -116,8 +116,8 @@ class Operators(TorchDispatchMode):
 @pytest.mark.parametrize("name", KINDS)
 def test_a_step_needs_nothing_that_a_recording_cannot_do(name, monkeypatch):
     """It makes no tensor of numbers, which would be copied from the CPU, and waits for no value."""
-    monkeypatch.setattr(dice, "check_balanced", lambda labels: None)  # left out of a recording
-    monkeypatch.setattr(DiversityLoss, "checked_labels", lambda self, labels, *shape: labels)  # on CPUs only
+    monkeypatch.setattr(dice, "check_balanced", lambda labels: None)  # both on CPUs only
+    monkeypatch.setattr(DiversityLoss, "checked_labels", lambda self, labels, *shape: labels)
     run, step = stepping(name, GRAPHS, record=StandIn)
     batch = batch_of(run, 8, shared=name in SHARED)
     step(batch, 0.1, 8)
@@ -258,8 +258,7 @@ def test_a_step_on_a_gpu_is_recorded_checked_and_never_waited_for(loss):
         try:
             for _ in range(5):
                 step(batch, 0.1, 8)
-                if loss != "dice":  # whose eager step looks at the labels
-                    step.whole_step(*step.preprocess(*batch))
+                step.whole_step(*step.preprocess(*batch))
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert step.sums.isfinite().all()

@@ -100,6 +100,37 @@ def test_several_runs_share_a_gpu_and_mps_ends_with_the_last(with_commands, tmp_
     assert (tmp_path / "mps").read_text().split() == ["start", "[]", "quit"]
 
 
+@pytest.mark.parametrize(("more", "expected"), [
+    ({}, "{}/gpus-of-{}/mps"), ({"SLURM_JOB_ID": "77"}, "{}/gpus-of-{}-77/mps"),
+    ({"CUDA_MPS_PIPE_DIRECTORY": "/somewhere"}, "/somewhere")])
+def test_mps_is_the_jobs_own(with_commands, tmp_path, more, expected):
+    """Another user's daemon, or another Slurm job's, is of no use: daemon, command and end have one folder, the job's.
+    Names of sockets are short, so a long name is replaced."""
+    env = {**with_commands(nvidia_cuda_mps_control=f'echo "$CUDA_MPS_PIPE_DIRECTORY" >> {tmp_path}/asked\n{MPS}'),
+           "CUDA_VISIBLE_DEVICES": "0", "RUNS_PER_GPU": "2", **more}
+    for folder in (tmp_path / "t", tmp_path / ("long" * 30)):
+        folder.mkdir()
+        (tmp_path / "asked").unlink(missing_ok=True)
+        command = ["run_scripts/on_free_gpu.sh", "sh", "-c", 'echo "$CUDA_MPS_PIPE_DIRECTORY"']
+        used = subprocess.run(command, cwd=ROOT, env={**env, "TMPDIR": str(folder)}, text=True, timeout=60, check=True,
+                              stdin=subprocess.DEVNULL, capture_output=True).stdout.strip()
+        asked = (tmp_path / "asked").read_text().split()
+        assert set(asked) == {used} and len(asked) >= 3
+        name = expected.format(folder, os.getuid())
+        assert used == (name if len(name) <= 80 else used) and len(used) <= 80
+        assert used.endswith(more.get("SLURM_JOB_ID", "")) or "mps" in used
+
+
+def test_an_mps_that_does_not_answer_is_not_waited_for(with_commands):
+    """Its control program hangs, at the start or when it is asked to quit."""
+    for hangs in ("-d", "quit"):
+        control = f'asked=$([ "$1" = -d ] || cat)\n[ "$1$asked" = "{hangs}" ] && exec sleep 600\n[ "$1" = -d ]\n'
+        env = with_commands(nvidia_cuda_mps_control=control, timeout='shift; exec /usr/bin/timeout 1 "$@"\n')
+        done = subprocess.run(["run_scripts/on_free_gpu.sh", "echo", "done"], cwd=ROOT, text=True, capture_output=True,
+                              env={**env, "CUDA_VISIBLE_DEVICES": "0", "RUNS_PER_GPU": "2"}, timeout=60)
+        assert done.stdout == "done\n" and done.returncode == 0
+
+
 def test_a_failed_or_killed_run_frees_its_slot_and_keeps_its_status(with_commands):
     env = {**with_commands(), "CUDA_VISIBLE_DEVICES": "0", "RUNS_PER_GPU": "2"}
     command = ["run_scripts/on_free_gpu.sh"]
@@ -130,6 +161,19 @@ def test_slurms_own_choice_of_a_gpu_is_kept(with_commands):
     finally:
         holder.kill()
         holder.wait()
+
+
+def test_several_gpus_of_one_slurm_job_are_shared_out(with_commands):
+    env = {**with_commands(), "CUDA_VISIBLE_DEVICES": "0,1", "SLURM_JOB_ID": "77"}
+    job = ["run_scripts/on_free_gpu.sh", "sh", "-c", 'echo "$CUDA_VISIBLE_DEVICES"; sleep 1']
+    jobs = [subprocess.Popen(job, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE) for _ in range(2)]
+    assert sorted(process.communicate(timeout=60)[0] for process in jobs) == ["0\n", "1\n"]
+
+
+def test_a_complaint_of_nvidia_smi_is_no_gpu(with_commands):
+    env = with_commands(nvidia_smi='echo "NVIDIA-SMI has failed because it could not talk to the driver."; exit 9\n')
+    command = ["run_scripts/on_free_gpu.sh", "sh", "-c", 'echo "[$CUDA_VISIBLE_DEVICES]"']
+    assert subprocess.check_output(command, cwd=ROOT, env=env, text=True) == "[]\n"
 
 
 def test_a_slurm_array_does_what_make_does(with_commands, tmp_path):

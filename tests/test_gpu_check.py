@@ -14,6 +14,7 @@ import torch
 from conftest import ROOT
 from test_benchmarks import CPU
 from test_cuda_graph import StandIn, corrupted
+from test_devices_shared import MPS, with_commands  # noqa: F401
 
 from benchmarks import forms, gpu_check, report, workload
 from engine import devices, train_step
@@ -115,7 +116,7 @@ def test_without_a_gpu_one_sentence_is_said(monkeypatch):
 def checked(monkeypatch, tmp_path, parts, seconds=600):
     """(exit status, what the file says) of some parts whose results are given."""
     monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
-    monkeypatch.setattr(gpu_check, "run_part", lambda name, limit: {
+    monkeypatch.setattr(gpu_check, "run_part", lambda name, limit, device: {
         "part": name, "seconds": 1, "lines": [], **parts[name]})
     status = gpu_check.run_parts(CPU, dict.fromkeys(parts, 60), seconds)
     path, = (tmp_path / "results").glob("gpu-check-*.json")
@@ -156,7 +157,7 @@ def test_parts_that_are_not_timed_run_at_once_and_are_told_in_order(monkeypatch,
     """Four parts, three at a time; benches one at a time. More never run at once than there are cores for."""
     now, most, lock = [], {}, threading.Lock()
 
-    def run_part(name, limit):
+    def run_part(name, limit, device):
         with lock:
             now.append(name)
             most[name.split()[0]] = max(len(now), most.get(name.split()[0], 0))
@@ -166,15 +167,14 @@ def test_parts_that_are_not_timed_run_at_once_and_are_told_in_order(monkeypatch,
         return {"part": name, "status": "ok", "reason": "", "lines": []}
     monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
     monkeypatch.setattr(gpu_check, "run_part", run_part)
-    monkeypatch.setattr(gpu_check, "about", lambda device: {"memory": 40e9})
-    monkeypatch.setattr(gpu_check.os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(gpu_check, "free_memory", lambda device: 40e9)
+    monkeypatch.setattr(gpu_check, "cores", lambda: 16)
     names = [f"step {k}" for k in range(1, 5)] + ["bench: 1", "bench: 2"]
     gpu_check.run_parts(CPU, dict.fromkeys(names, 60), 600)
     path, = (tmp_path / "results").glob("gpu-check-*.json")
     assert [part["part"] for part in json.loads(path.read_text())["parts"]] == names
     assert most == {"step": 3, "bench:": 1}
-    assert [gpu_check.at_once({"memory": memory}) for memory in (8e9, 12e9, 85e9, 1e13)] == [1, 1, 7, 8]
-    assert gpu_check.at_once({}) == 1  # of a device that does not say how much memory it has
+    assert [gpu_check.at_once(memory) for memory in (0, 8e9, 12e9, 85e9, 1e13)] == [1, 1, 1, 7, 8]
 
 
 def test_ctrl_c_ends_all_parts_that_run(monkeypatch, tmp_path):
@@ -187,7 +187,7 @@ def test_ctrl_c_ends_all_parts_that_run(monkeypatch, tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
-        list(gpu_check.results_in_order(["a", "b", "c"], dict.fromkeys("abc", 50), time.monotonic() + 50, 2))
+        list(gpu_check.results_in_order(["a", "b", "c"], dict.fromkeys("abc", 50), time.monotonic() + 50, 2, CPU))
     assert time.monotonic() - started < 30
     assert not any(is_running(int(pid)) for pid in (tmp_path / "parts").read_text().split())
 
@@ -217,7 +217,7 @@ def as_python(monkeypatch, tmp_path, script):
 ])
 def test_what_becomes_of_a_part(monkeypatch, tmp_path, script, status, reason):
     as_python(monkeypatch, tmp_path, script)
-    part = gpu_check.run_part("evaluation", 60)
+    part = gpu_check.run_part("evaluation", 60, CPU)
     assert (part["status"], part["reason"]) == (status, reason)
     assert part["lines"] == ([] if "form" not in script else [json.loads(script.split("echo ")[-1].strip("'"))])
 
@@ -225,16 +225,31 @@ def test_what_becomes_of_a_part(monkeypatch, tmp_path, script, status, reason):
 def test_failing_tests_are_a_part_that_failed(monkeypatch, tmp_path):
     as_python(monkeypatch, tmp_path, "echo F.; echo 'FAILED tests/test_fast.py::test_a'; "
               "echo '1 failed, 1 passed in 2 s'; exit 1")
-    part = gpu_check.run_part("tests", 60)
+    part = gpu_check.run_part("tests", 60, CPU)
     assert (part["status"], part["reason"]) == ("failed", "1 failed, 1 passed in 2 s")
     assert part["lines"] == [{"pytest": "FAILED tests/test_fast.py::test_a"}, {"pytest": part["reason"]}]
+
+
+def test_the_tests_see_the_chosen_gpu_only(monkeypatch, tmp_path):
+    as_python(monkeypatch, tmp_path, 'echo "$CUDA_VISIBLE_DEVICES"')
+    monkeypatch.setattr(gpu_check.processes, "visible_name", lambda device: f"GPU-{device.index}")
+    assert gpu_check.run_part("tests", 60, torch.device("cuda:1"))["reason"] == "GPU-1"
+
+
+def test_a_part_that_hangs_and_runs_several_processes_stops_mps(monkeypatch, tmp_path, with_commands):  # noqa: F811
+    env = with_commands(nvidia_cuda_mps_control=MPS)
+    for name, value in {**env, "CUDA_VISIBLE_DEVICES": "0", "RUNS_PER_GPU": "2"}.items():
+        monkeypatch.setenv(name, value)
+    as_python(monkeypatch, tmp_path, f"{ROOT}/run_scripts/on_free_gpu.sh sleep 60")
+    assert gpu_check.run_part("evaluation", 2, CPU)["status"] == "not checked"
+    assert (tmp_path / "mps").read_text().split() == ["start", "[]", "quit"]
 
 
 def test_a_part_that_hangs_is_ended_with_all_that_it_started(monkeypatch, tmp_path):
     """What it has printed by then is kept."""
     as_python(monkeypatch, tmp_path, f"""echo '{{"form": "eager"}}'; sleep 60 & echo $! > {tmp_path}/child; wait""")
     started = time.monotonic()
-    part = gpu_check.run_part("evaluation", 1)
+    part = gpu_check.run_part("evaluation", 1, CPU)
     assert time.monotonic() - started < 30
     assert part["status"] == "not checked" and part["reason"] == "not done after 1 s"
     assert part["lines"] == [{"form": "eager"}]
