@@ -149,14 +149,15 @@ def run_tests(tree, words, timeout=None, options=(), **environment):
     words: go through a file, since they may be many; pytest loads no plugins from there, so those are `options`.
     """
     mark = f"mutate-{uuid.uuid4()}"
+    temporary = tree.with_name(f"{tree.name}-tmp")  # not inside: some tests copy the tree
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "MUTATE_RUN": mark,
-                   "PYTHONPATH": str(tree / "tests"), "TMPDIR": str(tree / "tmp"), **environment}
-    (tree / "tmp").mkdir(exist_ok=True)
-    arguments = tree / "tmp/arguments"
+                   "PYTHONPATH": str(tree / "tests"), "TMPDIR": str(temporary), **environment}
+    temporary.mkdir(exist_ok=True)
+    arguments = temporary / "arguments"
     arguments.write_text("".join(f"{word}\n" for word in words))
     command = ["nice", "-n", "5", sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider",
                "--tb=no", *options, f"@{arguments}"]
-    with open(tree / "tmp/output", "w+") as output:
+    with open(temporary / "output", "w+") as output:
         process = subprocess.Popen(command, cwd=tree, env=environment, stdout=output, stderr=subprocess.STDOUT,
                                    stdin=subprocess.DEVNULL, start_new_session=True)
         try:
@@ -166,7 +167,7 @@ def run_tests(tree, words, timeout=None, options=(), **environment):
         end_all(process, mark)
         output.seek(0)
         said = output.read()
-    shutil.rmtree(tree / "tmp", ignore_errors=True)
+    shutil.rmtree(temporary, ignore_errors=True)
     return code, said
 
 
