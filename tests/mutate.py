@@ -164,7 +164,8 @@ def run_tests(tree, words, timeout=None, options=(), **environment):
             code = process.wait(timeout)
         except subprocess.TimeoutExpired:
             code = None
-        end_all(process, mark)
+        finally:  # after Ctrl-C too
+            end_all(process, mark)
         output.seek(0)
         said = output.read()
     shutil.rmtree(temporary, ignore_errors=True)
