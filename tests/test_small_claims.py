@@ -1,0 +1,51 @@
+"""Claims that a sample of mutations found untested."""
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data import decode, openood
+from data.ood_folder import ood_folder
+from engine.metric_rows import calibrated_metrics
+from losses.dismax import mix_quadrants
+
+
+def test_what_is_transparent_is_white():
+    """Clear pixels, half-clear and opaque ones; an image without clear pixels stays as it is."""
+    image = Image.new("RGBA", (3, 1))
+    for x, pixel in enumerate([(10, 20, 30, 0), (0, 0, 0, 128), (10, 20, 30, 255)]):
+        image.putpixel((x, 0), pixel)
+    clear, half, opaque = np.asarray(decode.to_rgb(image))[0].tolist()
+    assert clear == [255] * 3 and opaque == [10, 20, 30]
+    assert half == pytest.approx([127] * 3, abs=1)
+    solid = Image.new("RGBA", (2, 2), (1, 2, 3, 255))
+    assert np.asarray(decode.to_rgb(solid)).reshape(-1, 3).tolist() == [[1, 2, 3]] * 4
+
+
+def test_the_smallest_images_are_mixed():
+    images = torch.arange(16.0).view(4, 1, 2, 2)
+    assert mix_quadrants(images)[0, 0].tolist() == [[0, 9], [14, 7]]  # of images 0, 2 / 3, 1
+    for shape in ((4, 1, 1, 2), (4, 1, 2, 1)):
+        with pytest.raises(ValueError, match="at least 2×2 pixels"):
+            mix_quadrants(torch.zeros(shape))
+
+
+def test_calibration_is_told_before_and_after_dividing_by_the_temperature():
+    """Two classes, logits (z, 0), half of the answers right: at T → ∞ the confidence is ½, and ECE 0."""
+    logits, labels = np.array([[4.0, 0], [4.0, 0]]), np.array([0, 1])
+    sharp, flat = calibrated_metrics(logits, labels, 1), calibrated_metrics(logits, labels, 1e6)
+    assert sharp["ece"] == sharp["ece_uncalibrated"] == flat["ece_uncalibrated"]
+    confidence = 1 / (1 + np.exp(-4.0))
+    assert sharp["ece"] == pytest.approx(confidence - 0.5, abs=1e-6) and flat["ece"] == pytest.approx(0, abs=1e-5)
+    assert sharp["nll"] == pytest.approx(-np.log([confidence, 1 - confidence]).mean(), rel=1e-6)
+    assert flat["nll"] == pytest.approx(np.log(2), abs=1e-5) and flat["nll_uncalibrated"] == sharp["nll"]
+
+
+def test_own_ood_sets_are_a_group_of_the_benchmark(data_dir, tmp_path):
+    for name in "abc":
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    own = ood_folder("mine", tmp_path, "digits")
+    plain, with_own = (openood.benchmark("digits", data_dir, ood_sets=sets) for sets in ((), (own,)))
+    assert set(with_own.groups) - set(plain.groups) == {"ood"}
+    subset, = with_own.groups["ood"]
+    assert subset.name == "mine" and len(subset.index["test"]) == 3
