@@ -1,4 +1,5 @@
 """A step recorded as a CUDA graph is the step, whatever goes wrong. On a CPU an object stands in for recordings."""
+import contextlib
 import copy
 
 import pytest
@@ -72,6 +73,34 @@ class StandIn:
                 in_memory(static).copy_(in_memory(new))
         self.replays += 1
         self.function(*self.static)
+
+
+def test_a_recording_is_of_the_function_on_memory_of_its_own(monkeypatch):
+    """CUDA's graph is stood in for: it must be recorded on the stream in use, once, and replayed on copied batches."""
+    calls, inside = [], []
+
+    class Graph:
+        def replay(self):
+            calls.append("replay")
+
+    @contextlib.contextmanager
+    def recording(graph, stream, capture_error_mode):
+        inside.append((type(graph), stream, capture_error_mode))
+        yield
+        inside.append("end")
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    batch = torch.ones(2, 3), torch.arange(2), None
+    step = CUDAGraphStep(lambda *static: calls.append((static, len(inside))), batch, CPU)
+    (static, began), = calls
+    assert began == 1 and inside == [(Graph, "stream of cpu", "thread_local"), "end"]
+    assert all(a is b if b is None else a.data_ptr() != b.data_ptr() for a, b in zip(static, batch))
+    step.replay((torch.full((2, 3), 7.0), torch.tensor([4, 5]), None))
+    assert calls[1:] == ["replay"] and static[0].eq(7).all() and static[1].tolist() == [4, 5]
+    assert step.accepts(batch) and not step.accepts((torch.ones(1, 3), torch.arange(1), None))
+    assert not step.accepts((*batch[:2], torch.ones(1)))
 
 
 def run_steps(name, options, record=StandIn, sizes=(8, 8, 8, 8, 8, 5, 8, 8)):

@@ -1,13 +1,21 @@
 """Claims that a sample of mutations found untested."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from data import decode, openood
+from data import decode, image_files, openood
 from data.ood_folder import ood_folder
-from engine.metric_rows import calibrated_metrics
+from engine import distributed
+from engine.metric_rows import calibrated_metrics, openood_scores
 from losses.dismax import mix_quadrants
+from metrics.ensemble import ensemble_scores
+from utils import lock
 
 
 def test_what_is_transparent_is_white():
@@ -49,3 +57,41 @@ def test_own_ood_sets_are_a_group_of_the_benchmark(data_dir, tmp_path):
     assert set(with_own.groups) - set(plain.groups) == {"ood"}
     subset, = with_own.groups["ood"]
     assert subset.name == "mine" and len(subset.index["test"]) == 3
+
+
+def test_each_score_stands_once_in_the_openood_tables():
+    """MPS, MDS and the energy are there as SDDE's scores, of the calibrated members."""
+    logits = np.random.default_rng(0).normal(size=(2, 5, 3))
+    scores = openood_scores(logits, 1.5)
+    assert {"ES", "MMLS", "MMLES", "MMLEPS"} <= scores.keys() and not {"MPS", "MDS"} & scores.keys()
+    assert np.array_equal(scores["energy"], ensemble_scores(logits, 1.5)["energy"].numpy())
+
+
+def test_one_process_keeps_its_batch_norm():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    assert distributed.convert_sync_batchnorm(model, torch.device("cpu")) is model
+    assert type(model[1]) is torch.nn.BatchNorm2d
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_process_is_known_by_when_it_started():
+    """A number that is given out again belongs to another process."""
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        own, other = lock._identity(os.getpid()), lock._identity(child.pid)
+        boot = float(Path("/proc/uptime").read_text().split()[0])
+        age = boot - int(other["started"]) / os.sysconf("SC_CLK_TCK")
+        assert own["started"] != other["started"] and -1 < age < 60
+    finally:
+        child.kill()
+        child.wait()
+    assert lock._identity(child.pid)["started"] is None
+
+
+def test_a_folder_around_class_folders_may_hold_an_image_too(tmp_path):
+    """One folder around two classes and a stray image: the classes are the two."""
+    for name in ("set/a/1.png", "set/b/1.png", "set/stray.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    assert image_files.class_level(["set/a/1.png", "set/b/1.png", "set/stray.png"], "root") == 1
+    assert image_files.class_level(["set/a/1.png", "set/stray.png"], "root") == 0  # <class>/<more of it>
