@@ -141,8 +141,9 @@ def explain_out_of_memory(device, advice=SMALLER_STEPS):
         yield
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
         text = str(error)
+        if of_host := memory_error(error):
+            raise UserError(f"{of_host}. {advice}") from error
         # CUDA, MPS and cuBLAS have an error of their own each, with these words
-        if not (isinstance(error, torch.OutOfMemoryError) or memory_error(error) or "out of memory" in text or
-                "ALLOC_FAILED" in text):
+        if not (isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "ALLOC_FAILED" in text):
             raise
-        raise UserError(f"{device} is out of memory ({(text or 'MemoryError').splitlines()[0]}). {advice}") from error
+        raise UserError(f"{device} is out of memory ({text.splitlines()[0]}). {advice}") from error
