@@ -3,6 +3,7 @@
   python tests/mutate.py --seed 3                        40 mutations; a few minutes
   python tests/mutate.py --files losses metrics --count 20
   python tests/mutate.py --record                        which tests run which function, anew (the whole suite, once)
+  python tests/mutate.py --record tests/test_new.py      the same of some tests, added to what is known
   python tests/mutate.py --try 'engine/batches.py:24:comparison'      the mutations of one place again
 
 A mutation is made in a copy of the tree, and the tests that run its function are run there until one fails, the fastest
@@ -46,13 +47,13 @@ def main():
     parser.add_argument("--files", nargs="+", default=[""], metavar="PREFIX", help="files and folders to mutate")
     parser.add_argument("--jobs", type=int, default=1, help="mutations at a time")
     parser.add_argument("--limit", type=float, default=120, help="seconds of tests for one mutation, as recorded")
-    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--record", nargs="*", metavar="TESTS")
     parser.add_argument("--try", dest="again", metavar="PLACE")
     args = parser.parse_args()
     sources = {file: (ROOT / file).read_text() for file in tracked() if file.endswith(".py")
                and not file.startswith(NOT_PRODUCTION)}
-    if args.record or not MAP.exists():
-        record(sources, args.jobs)
+    if args.record is not None or not MAP.exists():
+        record(sources, args.jobs, args.record or ())
     tests = mutation_map.Map(json.loads(MAP.read_text()), sources)
     chosen = again(sources, args.again) if args.again else sample(sources, args)
     results = []
@@ -203,9 +204,12 @@ def copy_of_tree(folder):
     return folder
 
 
-def record(sources, jobs):
-    """Run all tests over functions that report themselves; those that mind are asked again as they are."""
-    print("Recording which tests run which function: the whole suite, once", flush=True)
+def record(sources, jobs, names=()):
+    """Run tests over functions that report themselves; those that mind are asked again as they are.
+
+    names: files of tests, whose record is added to the map; all tests, whose record is the map, if there are none.
+    """
+    print(f"Recording which tests run which function: {' '.join(names) or 'the whole suite'}, once", flush=True)
     with tempfile.TemporaryDirectory(prefix="mutate-") as folder:
         tree, log = copy_of_tree(Path(folder) / "tree"), Path(folder) / "log"
         log.mkdir()
@@ -215,7 +219,7 @@ def record(sources, jobs):
             (tree / file).write_text(reporting)
             functions += places
         options = ["-p", "mutation_map", *(["-n", str(jobs)] if jobs > 1 else [])]
-        code, said = run_tests(tree, [], options=options, MUTATION_LOG=str(log))
+        code, said = run_tests(tree, names, options=options, MUTATION_LOG=str(log))
         if code not in (0, 1) or not list(log.glob("*.json")):
             sys.exit(f"the suite could not be recorded:\n{said[-3000:]}")
         content = {**mutation_map.collect(log), "functions": functions}
@@ -228,6 +232,8 @@ def record(sources, jobs):
     lost = [name for name, test in content["tests"].items() if not test["passed"]]
     print(f"{len(content['tests'])} tests run {len(content['places'])} of {len(functions)} functions; not used, as "
           f"they fail or are skipped: {', '.join(lost) or 'none'}", flush=True)
+    if names:
+        content = mutation_map.joined(json.loads(MAP.read_text()), content)
     MAP.parent.mkdir(exist_ok=True)
     MAP.write_text(json.dumps(content, indent=0))
 

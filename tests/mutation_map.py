@@ -105,6 +105,14 @@ def collect(log):
     return {**found, "places": {place: sorted(by) for place, by in sorted(places.items())}}
 
 
+def joined(before, more):
+    """One content of two: of `before`, and of more tests of the same sources."""
+    places = {place: sorted({*before["places"].get(place, ()), *more["places"].get(place, ())})
+              for place in sorted(before["places"].keys() | more["places"].keys())}
+    return {"tests": before["tests"] | more["tests"], "fixtures": before["fixtures"] | more["fixtures"],
+            "places": places, "functions": more["functions"]}
+
+
 class Map:
     """What `collect` gives, asked."""
 

@@ -51,6 +51,15 @@ def test_what_runs_which_function_is_recorded(monkeypatch, tmp_path):
     assert set(found.tests) == set(tests)
     assert [found.running("code_.py", name) for name in ("first", "second", "third")] == [[tests[0]], [tests[1]], []]
 
+    (tmp_path / "tests/test_more.py").write_text("import sys\nsys.path.insert(0, '.')\nimport code_ as code\n"
+                                                 "def test_third():\n    assert code.third() + code.first() == 4\n")
+    monkeypatch.setattr(mutate, "tracked", lambda: [
+        "code_.py", "tests/mutation_map.py", "tests/test_code.py", "tests/test_more.py"])
+    mutate.record({"code_.py": source}, 1, ["tests/test_more.py"])
+    found = mutation_map.Map(json.loads((tmp_path / "build/map.json").read_text()), {"code_.py": source})
+    assert found.running("code_.py", "third") == ["tests/test_more.py::test_third"]
+    assert set(found.running("code_.py", "first")) == {tests[0], "tests/test_more.py::test_third"}
+
 
 def test_a_suite_that_cannot_be_recorded_is_said(monkeypatch):
     monkeypatch.setattr(mutate, "copy_of_tree", lambda folder: folder)
