@@ -122,10 +122,10 @@ class TrainingLoss(nn.Module):
             return inputs, targets
         if targets.dim() == 1:
             return self.criteria[0].preprocess(inputs, targets)
-        pairs = [criterion.preprocess(x, y) for criterion, x, y in zip(self.criteria, inputs, targets)]
-        images, labels = zip(*pairs)
-        if all(x is given for x, given in zip(images, inputs)):
-            return inputs, targets
+        given = list(zip(inputs, targets))  # each (B, 3, H, W) and (B)
+        images, labels = zip(*(criterion.preprocess(*own) for criterion, own in zip(self.criteria, given)))
+        if all(x is own for x, (own, _) in zip(images, given)):
+            return inputs, targets  # grayscale images keep their one channel
         return torch.stack(images), torch.stack(labels)
 
 

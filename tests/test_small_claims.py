@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_cuda_graph import batch_of, made
 
 from data import decode, image_files, openood
 from data.ood_folder import ood_folder
@@ -95,3 +96,13 @@ def test_a_folder_around_class_folders_may_hold_an_image_too(tmp_path):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
     assert image_files.class_level(["set/a/1.png", "set/b/1.png", "set/stray.png"], "root") == 1
     assert image_files.class_level(["set/a/1.png", "set/stray.png"], "root") == 0  # <class>/<more of it>
+
+
+@pytest.mark.parametrize(("method", "is_copied"), [("de", False), ("gradcam", False), ("dismax_fpr-2-none", True)])
+def test_batches_that_are_not_mixed_are_not_copied(method, is_copied):
+    """Of grayscale images the three channels stay one in memory, which LeNet multiplies once."""
+    run, loss = made(method)
+    inputs, targets, *_ = batch_of(run, 8, grayscale=True)
+    images, labels = loss.preprocess(inputs, targets)
+    assert (images is inputs and labels is targets) != is_copied
+    assert images.stride(-3) == 0 or is_copied
