@@ -143,7 +143,6 @@ def resize_center_crop(image, size, shorter_side=None):
     short, long = min(image.size), max(image.size)
     if long > MAX_ASPECT_RATIO * short:
         image = _center_crop(image, [min(side, MAX_ASPECT_RATIO * short) for side in image.size])
-        short = min(image.size)
     sides = [shorter_side * side // short for side in image.size]
     return _center_crop(image.resize(sides, Image.Resampling.BILINEAR), (size, size))
 

@@ -276,7 +276,3 @@ def digest_of(name, split, data_dir, id_dataset=None):
 
 def names_of(name, split, data_dir, id_dataset=None):
     return Split.open(name, split, data_dir, id_dataset).names
-
-
-def labels_of(name, split, data_dir, id_dataset=None):
-    return Split.open(name, split, data_dir, id_dataset).labels
