@@ -1,0 +1,319 @@
+"""Small claims about what official files hold: archives, arrays, image files; and what is written from them."""
+import gzip
+import hashlib
+import io
+import pickle
+import stat
+import struct
+import tarfile
+import zipfile
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import put, tar_of
+from PIL import Image
+from scipy.io import savemat
+
+from data.datasets import CATALOG
+from data.manifest import read_manifest
+from data.sources import archives, formats, images, store
+from data.sources.archives import Limits
+from data.sources.find import Found
+from utils.io import UserError
+
+
+def zip_of(contents):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def picture(value=0, side=8, kind="PNG"):
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), (value, 0, 0)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+# ---- archives ----
+
+@pytest.mark.parametrize("make", [tar_of, zip_of])
+def test_an_archive_may_be_as_large_as_the_limits(tmp_path, make):
+    path = tmp_path / "archive"
+    path.write_bytes(make({"a/1": b"12345", "b/2": b"123", "c": b""}))
+    assert archives.members(path, Limits(3, 5, 8)) == ["a/1", "b/2", "c"]
+    for limits, said in ((Limits(2, 5, 8), "up to c it holds 3 members and 8 bytes; plausible are 2 members, 5 bytes in "
+                          "one and 8 in all"), (Limits(3, 4, 8), "up to a/1 it holds 1 members and 5 bytes"),
+                         (Limits(3, 5, 7), "up to b/2 it holds 2 members and 8 bytes")):
+        with pytest.raises(UserError, match=f"archive was refused, nothing of it was unpacked: {said}"):
+            archives.members(path, limits)
+    found = archives.read_members(path, ["c", "b/2", "none"])
+    assert list(found) == [("b/2", b"123"), ("c", b"")], "in the archive's order"
+    assert Limits(7) == Limits(7, 2**30, 4 * 2**30)
+    assert Limits.of_images(10) == Limits(1_040, 100 * 2**20, 20 * 2**20 + 2**30)
+
+
+def test_folders_and_links_are_no_members(tmp_path):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, kind, link in (("a", tarfile.DIRTYPE, ""), ("a/link", tarfile.SYMTYPE, "1"), ("a/1", b"0", "")):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, link
+            tar.addfile(member)
+    (tmp_path / "tar").write_bytes(buffer.getvalue())
+    with zipfile.ZipFile(tmp_path / "zip", "w") as archive:
+        archive.writestr("a/", b"")
+        link = zipfile.ZipInfo("a/link")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, b"1")
+        archive.writestr("a/1", b"")
+    for kind in ("tar", "zip"):
+        assert archives.members(tmp_path / kind, Limits(3)) == ["a/1"]
+    assert list(archives.read_members(tmp_path / "tar", ["a", "a/link", "a/1"])) == [("a/1", b"")]
+
+
+def test_devices_are_refused_by_every_python(tmp_path, monkeypatch):
+    member = tarfile.TarInfo("a/disk")
+    member.type = tarfile.BLKTYPE
+    (tmp_path / "tar").write_bytes(member.tobuf() + bytes(1024))
+    monkeypatch.delattr("tarfile.data_filter", raising=False)
+    with pytest.raises(UserError, match="'a/disk' is a device"):
+        archives.members(tmp_path / "tar", Limits(3))
+    with pytest.raises(UserError, match="^somewhere cannot be read as an archive: EOFError$"), archives._read("somewhere"):
+        raise EOFError
+
+
+# ---- arrays ----
+
+def idx(array, kind=8):
+    return bytes([0, 0, kind, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def test_idx_files_hold_images_and_as_many_labels(monkeypatch):
+    pixels, labels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3), np.array([1, 26], np.uint8)
+    parts = [idx(pixels), idx(labels)]
+    for given in (parts, [gzip.compress(part) for part in parts]):
+        found = formats.read_idx(given)
+        assert np.array_equal(found[0], pixels[..., None]) and found[1].tolist() == [1, 26]
+    letters, numbers = formats.read_emnist(parts)
+    assert np.array_equal(letters[..., 0], pixels.swapaxes(1, 2)) and numbers.tolist() == [0, 25]
+    for given, said in (([parts[0], idx(labels[:1])], r"images of shape \(2, 2, 3\) with labels of shape \(1,\)"),
+                        ([idx(pixels[0]), parts[1]], r"images of shape \(2, 3\) with labels"),
+                        ([parts[0][:-1], parts[1]], r"27 bytes do not hold an array of \(2, 2, 3\)"),
+                        ([parts[0] + b"x", parts[1]], r"29 bytes do not hold"), ([b"\0\0\x08", parts[1]], "not an idx"),
+                        ([idx(pixels, 9), parts[1]], "not an idx file of bytes"),
+                        ([b"\0\0\x08\x03" + bytes(12), parts[1]], r"16 bytes do not hold an array of \(-1,\)"),
+                        ([gzip.compress(parts[0])[:-9], parts[1]], "an incomplete or altered .gz")):
+        with pytest.raises(ValueError, match=said):
+            formats.read_idx(given)
+    monkeypatch.setattr(formats, "MOST_IDX", 28)
+    assert len(formats.read_idx([gzip.compress(parts[0]), parts[1]])[0]) == 2
+    monkeypatch.setattr(formats, "MOST_IDX", 27)
+    with pytest.raises(ValueError, match="not an idx file of bytes"):
+        formats.read_idx([gzip.compress(parts[0]), parts[1]])
+
+
+def test_what_a_gz_unpacks_to_is_bounded(tmp_path, monkeypatch):
+    assert formats.MOST_IDX == 2**30
+    (tmp_path / "x.gz").write_bytes(gzip.compress(b"12345"))
+    for most, digest in ((5, hashlib.md5(b"12345").hexdigest()), (4, "")):
+        monkeypatch.setattr(formats, "MOST_IDX", most)
+        assert formats.md5_of_unpacked(tmp_path / "x.gz") == digest
+
+
+def test_cifars_and_svhns_pixels_and_labels():
+    pixels = np.arange(2 * 3072).astype(np.uint8).reshape(2, 3, 32, 32)
+    for key in (b"labels", b"fine_labels"):
+        batches = [pickle.dumps({b"data": pixels[k : k + 1].reshape(1, -1), key: [k + 4], b"coarse_labels": [0]})
+                   for k in range(2)]
+        found, labels = formats.read_cifar(batches)
+        assert np.array_equal(found, pixels.transpose(0, 2, 3, 1)) and labels.tolist() == [4, 5]
+    matlab = io.BytesIO()
+    savemat(matlab, {"X": pixels.transpose(2, 3, 1, 0), "y": np.array([[10], [9]], np.uint8)})
+    found, labels = formats.read_svhn([matlab.getvalue()])
+    assert np.array_equal(found, pixels.transpose(0, 2, 3, 1)) and labels.tolist() == [0, 9]
+
+
+# ---- image files ----
+
+def test_an_archives_images_lie_below_its_folder(tmp_path):
+    path = tmp_path / "x.zip"
+    path.write_bytes(zip_of({"set/b/1.png": picture(1), "set/a/2.png": picture(2), "set/a/._2.png": b"", "set/a/t.txt":
+                             b"", "other/a/3.png": picture(3), "setx/4.png": b""}))
+    found = images.ArchiveSource(path, "set", 4)
+    assert found.names == ["a/2.png", "b/1.png"] and found.labels.tolist() == [0, 1] and len(found) == 2
+    assert dict(found.read()) == {"a/2.png": picture(2), "b/1.png": picture(1)}
+    assert found.skipped == [("a/._2.png", "an AppleDouble file of macOS")]
+    for inside, said in (("none", "x.zip holds no images below none$"), ("setx/none", "below setx/none")):
+        with pytest.raises(UserError, match=said):
+            images.ArchiveSource(path, inside, 4)
+    path.write_bytes(zip_of({"note.txt": b""}))
+    with pytest.raises(UserError, match="x.zip holds no images$"):
+        images.ArchiveSource(path, "", 4)
+    path.write_bytes(zip_of({"p/x/1.png": b"", "q/y/1.png": b"", "q/z/1.png": b""}))
+    assert images.ArchiveSource(path, "", 4, 3).tree.classes == ["x", "y", "z"]
+
+
+def test_numbered_names_tell_labels_and_order(tmp_path):
+    put(tmp_path, {name: b"" for name in ("10_3.png", "9_7.png", "2_3.png")})
+    pattern = images.NUMBERED["svhn"]
+    found = images.FolderSource(tmp_path, pattern)
+    assert found.numbered and found.names == [f"images/{k}.png" for k in ("2_3", "9_7", "10_3")]
+    assert found.labels.tolist() == [3, 7, 3] and found.classes == 1
+    assert images.FolderSource(tmp_path, images.NUMBERED["mnist"]).numbered is False
+    plain = images.FolderSource(tmp_path)
+    assert plain.numbered is False and plain.labels.tolist() == [0] * 3
+    put(tmp_path, {"other.png": b""})
+    assert not images.FolderSource(tmp_path, pattern).numbered and len(images.FolderSource(tmp_path, pattern)) == 4
+    (tmp_path / "empty").mkdir()
+    assert images.FolderSource(tmp_path / "empty", pattern).numbered is False
+
+
+def sourced(**contents):
+    """A source of images by name."""
+    return SimpleNamespace(names=sorted(contents), read=lambda: iter(contents.items()))
+
+
+def test_images_stand_in_the_order_of_their_names_and_one_in_a_hundred_may_be_left_out():
+    many = {f"{k:03}": picture(k) for k in reversed(range(200))}
+    arrays, keep, left_out = images.to_arrays(sourced(**many), (8, 4))
+    assert arrays[8][:, 0, 0, 0].tolist() == list(range(200)) == keep.tolist() and left_out == []
+    assert arrays[4].shape == (200, 4, 4, 3) and arrays[4][:, 3, 3, 0].tolist() == list(range(200))
+    broken = many | {"007": b"", "150": images.UnreadableImage("gone")}
+    arrays, keep, left_out = images.to_arrays(sourced(**broken), (8,))
+    assert left_out == ["007", "150"] and keep.tolist() == [k for k in range(200) if k not in (7, 150)]
+    assert arrays[8][:, 0, 0, 0].tolist() == keep.tolist()
+    with pytest.raises(UserError, match=r"^3 of 200 images cannot be read, for instance 007 \("):
+        images.to_arrays(sourced(**broken | {"199": b"no"}), (8,))
+    with pytest.raises(UserError, match=r"^2 of 3 images cannot be read, for instance 000 \(gone\)$"):
+        images.to_arrays(sourced(**{"001": picture(), "002": b"", "000": images.UnreadableImage("gone")}), (8,))
+    assert images.to_arrays(sourced(**{"001": picture(), "002": b""}), (8,))[2] == ["002"], "one always may"
+    assert len(images.to_arrays(sourced(**{"0": picture()}), (4,), exact=8)[1]) == 1
+    with pytest.raises(UserError, match="^0 is 8×8 pixels, expected 9×9$"):
+        images.to_arrays(sourced(**{"0": picture()}), (4,), exact=9)
+
+
+def test_a_few_hundred_images_are_in_memory_at_a_time(monkeypatch):
+    assert images.AT_ONCE == (256, 2**28)
+    monkeypatch.setattr(images, "AT_ONCE", (3, 10))
+    def sizes(*contents):
+        return [[len(content) for _, content in some] for some in images._chunks([("", c) for c in contents])]
+
+    assert sizes(*[b""] * 7) == [[0] * 3, [0] * 3, [0]] and sizes() == [] and sizes(*[b""] * 3) == [[0] * 3]
+    assert sizes(b"1234", b"12345", b"1", b"12", b"1234567890", b"1") == [[4, 5, 1], [2, 10], [1]]
+    assert [len(some) for some in images._chunks([("", images.UnreadableImage("x"))] * 4)] == [3, 1]
+
+
+def test_unpacked_images_are_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    contents = {"a/1.png": b"one", "b/2.png": b"two"}
+    folder = tmp_path / "set/test"
+    put(folder, {"old/0.png": b"old"})
+    put(tmp_path / "set/test.part", {"left/over.png": b"by a kill"})
+
+    class Source:
+        def read(self):
+            return iter(contents.items())
+
+        def __len__(self):
+            return 2
+
+    digest = images.unpack(Source(), folder)
+    assert {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.png")} == contents
+    expected = "\n".join(f"{name} {hashlib.sha256(content).hexdigest()}" for name, content in contents.items())
+    assert digest == hashlib.sha256(expected.encode()).hexdigest() == images.unpacked_digest(folder)
+    assert not (tmp_path / "set/test.part").exists()
+
+    def fail(self, content):
+        raise OSError(28 if full else 99, "no space")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", fail)
+    for full, said in ((True, "could not write .*set/test: no space. Make room, or choose another folder"),
+                       (False, "could not write .*test: no space. Make room, or choose another --data-dir")):
+        with pytest.raises(UserError, match=said):
+            images.unpack(Source(), folder)
+        assert sorted(p.name for p in (tmp_path / "set").iterdir()) == ["test"]
+        assert images.unpacked_digest(folder) == digest
+
+
+def test_links_lead_to_folders_of_classes_or_of_images(tmp_path):
+    put(tmp_path / "classes", {"a/1.png": b"1", "b/2.png": b"22"})
+    put(tmp_path / "flat", {"1.png": b"333"})
+    for name, link in (("classes", "."), ("flat", "images")):
+        source = images.FolderSource(tmp_path / name)
+        digest = images.link(source, tmp_path / "data/set/test")
+        assert (tmp_path / "data/set/test" / link).is_symlink()
+        assert (tmp_path / "data/set/test" / link).resolve() == tmp_path / name
+        rows = {"classes": "a/1.png 1\nb/2.png 2", "flat": "images/1.png 3"}[name]
+        assert digest == hashlib.sha256(rows.encode()).hexdigest()
+    images.remove_images(tmp_path / "data/set/test")
+    assert not (tmp_path / "data/set/test").exists() and (tmp_path / "flat/1.png").exists()
+    images.remove_images(tmp_path / "data/set/test")
+
+
+# ---- what is written ----
+
+def test_a_record_says_what_was_written(tmp_path):
+    put(tmp_path / "in", {f"{k:03}/{k}.png": picture(k, 64) for k in range(4)} | {"000/x.png": b""})
+    source = images.FolderSource(tmp_path / "in")
+    record = store.store(Found(source, "somewhere", False), tmp_path / "places365", "test", "places365")
+    assert (record["images"], record["source"], record["verified"], record["left_out"]) == (
+        4, "somewhere", False, ["000/x.png"]) and "folder" not in record
+    assert list(record["files"]) == ["test_28.npz", "test_32.npz"]
+    assert record["sha256"] == record["files"]["test_28.npz"]["sha256"]
+    with np.load(tmp_path / "places365/test_32.npz") as content:
+        assert content["labels"].tolist() == [0, 1, 2, 3] and content["names"][3] == b"003/3.png"
+        assert content["images"][:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    (tmp_path / "in/000/x.png").unlink()
+    source = images.FolderSource(tmp_path / "in")
+    record = store.store(Found(source, "x", False), tmp_path / "ninco", "test", "ninco")
+    assert record["files"] == {} and record["folder"] == {"images": 4, "linked": True, "sha256": record["sha256"]}
+    record = store.store(Found(source, "x", False), tmp_path / "tinyimagenet", "test", "tinyimagenet")
+    assert list(record["files"]) == ["test.npz"] and "folder" not in record and "left_out" not in record
+    with pytest.raises(UserError, match="000/0.png is 64×64 pixels, expected 32×32"):
+        store.store(Found(source, "x", False), tmp_path / "lsun_resize", "test", "lsun_resize")
+    arrays = np.zeros((2, 28, 28, 1), np.uint8), np.array([1, 2])
+    record = store.store(Found(arrays, "y", True), tmp_path / "mnist", "train", "mnist")
+    assert (record["images"], record["verified"], list(record["files"])) == (2, True, ["train.npz"])
+    store.write_manifest(tmp_path / "mnist", "mnist", {"train": record, "test": record}, dataset={})
+    assert list(read_manifest(tmp_path / "mnist")) == ["name", "dataset", "splits"]
+    assert list(read_manifest(tmp_path / "mnist")["splits"]) == ["test", "train"]
+    assert set(CATALOG["places365"].sizes) == {28, 32}
+
+
+def test_what_is_partial_and_what_is_the_same():
+    record = {"images": 5, "source": "s", "verified": False, "left_out": ["a", "b"]}
+    assert store.is_partial(record, 6) and not store.is_partial(record, 5) and not store.is_partial(
+        record | {"verified": True}, 6) and store.is_partial({}, 1)
+    found = Found((None, range(7)), "s", False)
+    assert store.is_same(record, found) and not store.is_same(record, Found((None, range(6)), "s", False))
+    assert not store.is_same(record, Found((None, range(7)), "t", False)) and not store.is_same(
+        {"source": "s", "images": 5}, found)
+
+
+def test_a_split_is_ready_when_its_files_are_what_was_written(tmp_path):
+    arrays = np.zeros((2, 28, 28, 1), np.uint8), np.array([1, 2])
+    folder = tmp_path / "digits"
+    whole = {"test": store.store(Found(arrays, "y", True), folder, "test", "digits")}
+    assert store.ready_splits(folder) == {} == store.recorded(folder)
+
+    def ready(**changes):
+        record = {key: value for key, value in (whole["test"] | changes).items() if value is not None}
+        store.write_manifest(folder, "digits", {"test": record})
+        return list(store.ready_splits(folder)) == ["test"]
+
+    kept = whole["test"]["files"]["test.npz"]
+    assert ready() and not ready(images=None) and not ready(source=None) and not ready(verified=None)
+    assert not ready(verified=1) and not ready(sha256="0") and not ready(files=None) and ready(folder=None)
+    assert not ready(folder={}), "the folder is not there"
+    assert not ready(files={"test.npz": kept | {"bytes": kept["bytes"] + 1}})
+    assert not ready(files={"test.npz": kept | {"crc32": {}}}) and not ready(files={"none.npz": kept})
+    assert not ready(files={"test.npz": {key: kept[key] for key in ("bytes", "crc32")}})
+    content = bytearray((folder / "test.npz").read_bytes())
+    content[500] ^= 1
+    (folder / "test.npz").write_bytes(content)
+    assert not ready()
+    (folder / "test").mkdir()
+    store.write_manifest(folder, "digits", {"test": {"folder": {}}, "train": {"folder": {}}, "x": {}})
+    assert list(store.ready_splits(folder)) == ["test"]

@@ -1,0 +1,386 @@
+"""Small claims about prepare.py: what is asked for, where it is looked for, what is said; all in this process."""
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import put
+
+from data import prepare
+from data.datasets import CATALOG
+from data.sources import acquire, download, find, plan, readme_table, store
+from data.sources.find import Found, SourceFinder
+from data.sources.registry import HTTP_TOO, SOURCES, File
+from utils.io import UserError
+
+
+@pytest.fixture(autouse=True)
+def catalog():
+    before = dict(CATALOG)
+    yield
+    CATALOG.clear()
+    CATALOG.update(before)
+
+
+def found(count, source="a source", verified=False):
+    return Found((np.zeros((count, 28, 28, 1), np.uint8), np.arange(count) % 7), source, verified)
+
+
+# ---- the command ----
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capsys):
+    """Calls prepare.main; what it prepares is noted. Returns (exit status, output, what was asked of `prepare`)."""
+    def call(*words, whole=lambda name: True):
+        asked = []
+
+        def prepared(*arguments):
+            asked.append(arguments)
+            return whole(arguments[0])
+
+        monkeypatch.setattr(prepare, "prepare", prepared)
+        monkeypatch.setattr("sys.argv", ["prepare.py", "--data-dir", str(tmp_path / "data"), *map(str, words)])
+        try:
+            prepare.main()
+            status = 0
+        except SystemExit as leaving:
+            status = leaving.code
+        return status, capsys.readouterr().out, asked
+    return call
+
+
+def test_what_is_asked_for(command, tmp_path):
+    data = tmp_path / "data"
+    assert command("svhn", "imagenet200", "svhn", "--fresh", "--mirror", tmp_path, "--mirror", "https://x")[2] == [
+        (name, data, [tmp_path, "https://x"], True, True) for name in ("svhn", "imagenet1k")]
+    status, said, asked = command("--for", "digits", "--for", "mnist")
+    assert status == 0 and [words[0] for words in asked] == [
+        "digits", "digits_789", "photo_patches", "mnist", "fashion_mnist", "cifar10"]
+    assert asked[0] == ("digits", data, [], False, True) and "OpenOOD's lists" in said
+    assert "OpenOOD's lists" not in command("svhn")[1]
+    status, said, asked = command("--benchmark", "dismax")
+    assert "OpenOOD's lists" not in said and "textures" not in [words[0] for words in asked]
+    assert [words[0] for words in command("--benchmark", "openood", "--for", "imagenet200")[2]][:2] == [
+        "imagenet1k", "ssb_hard"]
+    status, said, asked = command()
+    may = {words[0]: words[4] for words in asked}
+    assert may.keys() == {CATALOG[name].part_of or name for name in SOURCES}
+    assert may["svhn"] and may["textures"] and not may["cifar10_c"] and not may["ninco"], "large ones only if named"
+    assert command("svhn", "--dry-run")[2] == []
+    assert prepare.parse_arguments().jobs == 2 and prepare.parse_arguments().size == 32
+    assert prepare.parse_arguments().test_fraction == 0.2
+
+
+def test_the_exit_status_says_whether_all_is_there(command):
+    status, said, _ = command("svhn", "mnist", whole=lambda name: name == "mnist")
+    assert status == 1 and "\nNot complete: svhn. Everything else works; the tables show what is missing.\n" in said
+    assert f"\n  {'svhn':20} 246 MB, https://ufldl" in said
+    status, said, _ = command(whole=lambda name: name not in ("ssb_hard", "ninco", "cifar10_c"))
+    assert status == 0 and "Not complete: cifar10_c, ssb_hard, ninco." in said
+    assert command(whole=lambda name: name not in ("ssb_hard", "svhn"))[0] == 1
+    assert command("ssb_hard", whole=lambda name: False)[0] == 1
+    assert command("svhn")[:1] == (0,) and "Not complete" not in command("svhn")[1]
+
+
+@pytest.mark.parametrize("words, said", [
+    (("nothing",), r"^unknown data set 'nothing': choose from cifar10, .*photo_patches$"),
+    (("svhn", "--mirror", "/no/such"), "^the mirror /no/such is not a folder$"),
+    (("--folder", "x"), "^--folder x: write NAME=DIR, for instance flowers=/mnt/flowers$"),
+    (("--folder", "x="), "^--folder x=: write NAME=DIR"),
+    (("--folder", "x=a", "--folder", "y=a", "--folder", "y=b"), "^--folder has the name y twice: each set needs a")])
+def test_words_that_are_refused(command, words, said):
+    with pytest.raises(UserError, match=said):
+        command(*words)
+
+
+def test_own_sets_are_prepared_with_the_words_that_were_given(command, monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(prepare, "prepare_folder", lambda *words: calls.append(words) or ["done", "well"])
+    status, said, asked = command("--folder", "x=a", "--folder", "y=b=c", "--size", 9, "--test-fraction", 0.5, "--fresh")
+    assert calls == [("x", Path("a"), 9, tmp_path / "data", 0.5, True), ("y", Path("b=c"), 9, tmp_path / "data", 0.5, True)]
+    assert (status, said, asked) == (0, "done\nwell\n" * 2, [])
+    assert [words[0] for words in command("svhn", "--folder", "x=a")[2]] == ["svhn"] and calls[-1][2:] == (
+        32, tmp_path / "data", 0.2, False)
+    put(tmp_path / "own", {"a/1.png": b"", "b/1.png": b"", "b/2.png": b""})
+    count = len(calls)
+    status, said, _ = command("--folder", f"z={tmp_path / 'own'}", "--dry-run")
+    assert len(calls) == count and said == f"{'z':20}         3  from {tmp_path / 'own'}\n"
+    put(tmp_path / "data/mine", {"manifest.json": b'{"splits": {"train": {"images": 2}}, "dataset": {"made_from": "/x", '
+                                 b'"class_names": ["a", "b"], "size": 8, "folders": false, "mean": [1, 1, 1], "std": '
+                                 b'[1, 1, 1]}}'})
+    with pytest.raises(UserError, match="photo_patches. mine is your own: --folder mine=/x$"):
+        command("mine")
+
+
+def test_verify_asks_for_each_set_once(command, monkeypatch, tmp_path):
+    results, asked = {"svhn": True, "mine": True}, []
+    monkeypatch.setattr(prepare, "verify", lambda name, data: asked.append((name, data)) or results.get(name))
+    put(tmp_path / "data", {"mine/train.npz": b"", "other/manifest.json": b"", "none/x.txt": b"", "file.txt": b""})
+    assert prepare.prepared_folders(tmp_path / "data") == ["mine", "other"]
+    assert command("--verify", "svhn", "mine", "svhn")[:2] == (0, "")
+    assert asked == [("svhn", tmp_path / "data"), ("mine", tmp_path / "data")]
+    asked.clear()
+    assert command("--verify")[0] == 0 and {"svhn", "mine", "other", "mnist"} <= {name for name, _ in asked}
+    assert len(asked) == len(set(asked)) and "none" not in dict(asked)
+    status, said, _ = command("--verify", "svhn", "mnist")
+    assert status == 1 and said.startswith(f"{'mnist':14} is not prepared in {tmp_path / 'data'}. Prepare it: python")
+    results["svhn"] = False
+    assert command("--verify", "svhn")[:2] == (1, "") and command("--verify")[0] == 1
+    results.clear()
+    assert command("--verify")[:2] == (0, f"No set is prepared in {tmp_path / 'data'}\n")
+
+
+# ---- one set ----
+
+class Finder:
+    """Stands in for a SourceFinder: what it finds of each split, in its order."""
+
+    def __init__(self, name, **candidates):
+        self.name, self.set, self.given, self.problems = name, CATALOG[name], candidates, []
+        self.tried = []
+
+    def candidates(self, split):
+        self.problems = [f"a problem of {split}"]
+        return iter(self.given.get(split, []))
+
+    def try_(self, step, *arguments):
+        self.tried.append(arguments[0])
+        try:
+            return step(*arguments)
+        except UserError as error:
+            self.problems.append(str(error))
+
+
+def test_the_first_source_that_can_be_stored_is_taken_and_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(CATALOG, "mnist", replace(CATALOG["mnist"], counts={"train": 5, "test": 4}))
+    whole, part = found(5, "whole", True), found(2, "part")
+
+    def stored(found, folder, split, name):
+        if found.source == "bad":
+            raise UserError("it is bad")
+        return {"images": len(found), "source": found.source, "verified": found.verified, "files": {}, "sha256": "",
+                "folder": {}, **({"left_out": ["x.png"]} if found.source == "part" else {})}
+
+    monkeypatch.setattr(acquire, "store", stored)
+    monkeypatch.setattr(store, "_lies_there", lambda *_: True)
+    finder, lines = Finder("mnist", train=[found(5, "bad"), whole, part], test=[part]), []
+    assert acquire.prepare_splits(finder, tmp_path / "mnist", False, lines) is False
+    assert [f.source for f in finder.tried] == ["bad", "whole", "part"]
+    assert lines == [f"{'mnist':14} train       5 images: whole", f"{'':21}  but a problem of train",
+                     f"{'':21}  but it is bad", f"{'mnist':14} test        2 of 4 images, unverified: part",
+                     f"{'':21}  left out, unreadable: x.png", f"{'':21}  but a problem of test"]
+    assert list(store.recorded(tmp_path / "mnist")) == ["test", "train"]
+    before = (tmp_path / "mnist/manifest.json").stat().st_mtime_ns
+    same = Found((None, range(3)), "part", False)  # two images and one that was left out
+    finder, lines = Finder("mnist", train=[whole], test=[same]), []
+    assert acquire.prepare_splits(finder, tmp_path / "mnist", False, lines) is False
+    assert finder.tried == [] and lines[0] == f"{'mnist':14} train       5 images: whole"
+    assert (tmp_path / "mnist/manifest.json").stat().st_mtime_ns == before
+    assert not acquire.prepare_splits(Finder("mnist", train=[whole]), tmp_path / "mnist", True, []), "none of test is new"
+    finder = Finder("mnist", train=[whole], test=[found(4, "test")])
+    assert acquire.prepare_splits(finder, tmp_path / "mnist", True, []) is True and len(finder.tried) == 2
+    assert acquire.prepare_splits(Finder("mnist"), tmp_path / "mnist", False, []) is True, "all is there"
+    lines = []
+    assert acquire.prepare_splits(Finder("mnist"), tmp_path / "new", False, lines) is False
+    assert lines == [f"{'mnist':14} {split:6} missing: a problem of {split}" for split in ("train", "test")]
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_failure_is_a_line_and_the_other_sets_go_on(tmp_path, monkeypatch, capsys):
+    for error in (UserError("not today"), OSError(5, "bad disk")):
+        def fail(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(acquire, "prepare_splits", fail)
+        assert acquire.prepare("svhn", tmp_path) is False
+        assert capsys.readouterr().out == f"{'svhn':14} failed: {error}\n"
+    calls = []
+    for name in ("prepare_splits", "prepare_corrupted"):
+        monkeypatch.setattr(acquire, name, lambda *words, name=name: calls.append((name, words)) or True)
+    assert acquire.prepare("svhn", tmp_path, ["https://x"], True, False) and acquire.prepare("cifar10_c", tmp_path)
+    (first, (finder, *rest)), (second, (other, *_)) = calls
+    assert (first, second) == ("prepare_splits", "prepare_corrupted") and rest == [tmp_path / "svhn", True, []]
+    assert (finder.name, finder.addresses, finder.downloads, finder.may_download) == (
+        "svhn", ["https://x"], tmp_path / "downloads", False) and other.may_download is True
+    assert acquire.how_to_place("ssb_hard") == SOURCES["ssb_hard"].by_hand
+    assert acquire.how_to_place("svhn") == ("in no mirror, and too large to be downloaded unless it is named. Prepare it: "
+                                            "python data/prepare.py svhn (or make prepare-data DATASETS=svhn)")
+
+
+def test_imagenet_is_linked_only_where_nothing_is(tmp_path, monkeypatch):
+    monkeypatch.delenv("IMAGENET_DIR", raising=False)
+    monkeypatch.setitem(CATALOG, "imagenet1k", replace(CATALOG["imagenet1k"], classes=2))
+    tree = {f"imagenet/{split}/n0000000{k}/{k}.JPEG": b"x" for split in ("train", "val") for k in range(2)}
+    put(tmp_path / "mirror", tree)
+    lines, data = [], tmp_path / "data"
+    (data / "imagenet1k").mkdir(parents=True)
+    (data / "imagenet1k/val").symlink_to(tmp_path / "gone")
+    assert acquire.link_imagenet(data, [tmp_path / "mirror"], lines) is True
+    assert lines == [f"{'imagenet1k':14} {split:6} 2 images of 2 classes in {data}/imagenet1k/{folder}, unverified"
+                     for split, folder in (("train", "train"), ("test", "val"))]
+    assert os.readlink(data / "imagenet1k/val") == str(tmp_path / "mirror/imagenet/val")
+    (data / "imagenet1k/train").unlink()
+    lines.clear()
+    assert acquire.link_imagenet(data, [], lines) is False and "train  missing: ImageNet-1k is used where you" in lines[0]
+    put(data / "imagenet1k/train", {"n00000001/1.JPEG": b"x", "x/1.JPEG": b"x"})
+    lines.clear()
+    assert acquire.link_imagenet(data, [tmp_path / "mirror"], lines) is False
+    assert f"{'imagenet1k':14} train  {data}/imagenet1k/train has images in x, which is no class of ImageNet" in lines[0]
+
+
+# ---- where it is looked for ----
+
+def test_mirrors_are_folders_or_addresses(tmp_path):
+    finder = SourceFinder("svhn", ["http://a", tmp_path, "https://b", str(tmp_path / "c")], tmp_path / "d")
+    assert finder.addresses == ["http://a", "https://b"] and finder.mirrors == [tmp_path, tmp_path / "c"]
+    assert finder.folders == [tmp_path, tmp_path / "svhn", tmp_path / "c", tmp_path / "c/svhn", tmp_path / "d"]
+    assert finder.may_download is True and finder.problems == []
+
+
+def test_a_file_is_looked_for_by_its_path_its_name_and_unpacked(tmp_path):
+    names = ("MNIST/raw/x-images-idx3.gz", "raw/x-images-idx3.gz", "x-images-idx3.gz", "MNIST/x-images-idx3.gz",
+             "MNIST/raw/x-images.idx3.gz", "x-images.idx3.gz", "MNIST/raw/x-images-idx3", "x-images.idx3", "other.gz")
+    put(tmp_path, dict.fromkeys(names, b""))
+    finder = SourceFinder("mnist", [tmp_path], tmp_path / "downloads")
+    places = finder.local(File("MNIST/raw/x-images-idx3.gz", "m", raw_md5="r"))
+    assert {str(path.relative_to(tmp_path)): md5 for path, md5 in places} == {
+        name: "m" if name.endswith(".gz") else "r" for name in names if name != "other.gz"}
+    assert len(places) == 8 and str(places[0][0]) == f"{tmp_path}/{names[0]}"
+    assert len(finder.local(File("MNIST/raw/x-images-idx3.gz", "m"))) == 6
+
+
+def test_whole_sets_come_before_parts_and_larger_parts_before_smaller(tmp_path, monkeypatch):
+    monkeypatch.setitem(CATALOG, "svhn", replace(CATALOG["svhn"], counts={"test": 5}))
+    official, downloads = [None, "downloaded"], []
+    for may_download in (True, False):
+        finder = SourceFinder("svhn", [], tmp_path, may_download)
+        monkeypatch.setattr(finder, "_official", lambda split: official.pop(0) if official else None)
+        monkeypatch.setattr(finder, "unverified", lambda split: iter([found(2), found(5), found(4), found(6)]))
+        monkeypatch.setattr(finder, "download", lambda split: downloads.append(split) or True)
+        finder.problems = ["of an earlier split"]
+        candidates = list(finder.candidates("test"))
+        lengths = [c if isinstance(c, str) else len(c) for c in candidates]
+        assert lengths == ([5, 6, "downloaded", 4, 2] if may_download else [5, 6, 4, 2]) and finder.problems == []
+    assert downloads == ["test"]
+    for _ in range(2):
+        assert finder.try_(lambda: exec("raise OSError('lost')")) is None
+    assert finder.problems == ["lost"] and finder.try_(lambda a: a + 1, 1) == 2
+
+
+def test_a_download_that_failed_is_not_tried_for_the_next_split(tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(url, target, md5, size):
+        asked.append((url, target, md5, size))
+        raise (download.Absent if "absent" in url else UserError)(f"{url}: no")
+
+    monkeypatch.setattr(download, "fetch", fetch)
+    host = HTTP_TOO[0]
+    file = File("a/b c.mat", "m", f"https://{host}/file", 7)
+    monkeypatch.setitem(SOURCES, "svhn", replace(SOURCES["svhn"], parts={"train": [file], "test": [file]}))
+    finder = SourceFinder("svhn", ["http://absent/", "http://x"], tmp_path)
+    put(tmp_path, {"a/b c.mat": b"damaged"})
+    for split in ("train", "test"):
+        with pytest.raises(UserError, match="^http://x/a/b%20c.mat: no; .*http://x/b%20c.mat: no; https://.*; http://.*$"):
+            finder.download(split)
+    urls = [f"http://{mirror}/{name}" for mirror in ("absent", "x") for name in (
+        "a/b%20c.mat", "svhn/b%20c.mat", "b%20c.mat")]
+    assert asked == [(url, tmp_path / "a/b c.mat", "m", 7) for url in [
+        *urls, f"https://{host}/file", f"http://{host}/file"]]
+    assert not (tmp_path / "a/b c.mat").exists(), "it was not what it should be"
+    with pytest.raises(UserError, match="OpenOOD keeps it on Google Drive"):
+        SourceFinder("ssb_hard", [], tmp_path).download("test")
+    asked.clear()
+    monkeypatch.setitem(SOURCES, "svhn", replace(SOURCES["svhn"], parts={"test": [replace(file, url="http://absent/y")]}))
+    with pytest.raises(UserError, match="^http://absent/y: no$"):
+        SourceFinder("svhn", [], tmp_path).download("test")
+    finder = SourceFinder("svhn", [tmp_path], tmp_path)
+    put(tmp_path, {"b c.mat": b"x"})
+    finder._sums[tmp_path / "b c.mat"] = "m"
+    assert finder.download("test") is True and len(asked) == 1, "it is there"
+
+
+def test_folders_of_a_mirror_are_looked_at_in_order(tmp_path):
+    put(tmp_path, {f"{folder}/a/1.png": b"" for folder in (
+        "places365/test", "places365", "val_256", "images_classic/places365", "svhn/train", "svhn")})
+    folders = SourceFinder("places365", [tmp_path], tmp_path).unverified_folders("test")
+    assert [str(f.relative_to(tmp_path)) for f in folders] == [
+        "places365/test", "val_256", "images_classic/places365", "places365", "places365"]
+    assert SourceFinder("svhn", [tmp_path], tmp_path).unverified_folders("train") == [tmp_path / "svhn/train"]
+    assert SourceFinder("cifar10_c", [tmp_path], tmp_path).unverified_folders("test") == []
+    for name, split in (("train-images", "train"), ("t10k-x", "test"), ("x-test-y", "test"), ("other", None)):
+        assert find._split_of_idx(Path(f"train/{name}")) == split
+
+
+# ---- the plan ----
+
+def test_sizes_of_downloads_and_of_what_is_made(monkeypatch):
+    assert [plan.download_size(name) for name in ("svhn", "ninco", "digits", "cifar10")] == [
+        182_040_794 + 64_275_384, 0, 0, 170_498_071]
+    assert plan.disk_size("cifar10") == 60_000 * 3072 and plan.disk_size("mnist") == 70_000 * 784
+    assert plan.disk_size("digits") == (845 + 419) * 784 and plan.disk_size("photo_patches") == 660 * 784 * 3
+    assert plan.disk_size("textures") == 5_640 * 3 * (28**2 + 32**2) + 625_239_812
+    assert plan.disk_size("places365") == 36_500 * 3 * (28**2 + 32**2) and plan.disk_size("ninco") == 0
+    assert plan.disk_size("cifar10_c") == plan.disk_size("cifar100_c") == 19 * 50_000 * 3072
+    assert plan.disk_size("notmnist") == 18_724 * 784 * 3 and plan.disk_size("imagenet1k") == 0
+    asked = {name for name in CATALOG if plan.needs_confirmation(name)}
+    assert asked == {"cifar10_c", "cifar100_c", "imagenet1k", "imagenet200", "imagenet800", "imagenet_o", "inaturalist",
+                     "openimage_o", "ssb_hard", "ninco"}
+    monkeypatch.setattr(plan, "LARGE_DOWNLOAD", 170_498_071)
+    assert not plan.needs_confirmation("cifar10") and plan.needs_confirmation("svhn")
+    assert plan.where_to_get("ninco").startswith("size not published, https://zenodo")
+    assert plan.where_to_get("ssb_hard") == SOURCES["ssb_hard"].by_hand
+    assert plan.where_to_get("svhn").startswith("246 MB, https://ufldl") and plan.where_to_get("svhn").count("https") == 2
+
+
+def test_where_prepare_will_look(tmp_path, monkeypatch):
+    monkeypatch.delenv("IMAGENET_DIR", raising=False)
+
+    def sources(name, *mirrors, unasked=False, fresh=False):
+        return plan.sources_of(name, mirrors, tmp_path / "data", unasked, fresh)
+
+    assert sources("digits") == ["scikit-learn's files"] and sources("ssb_hard") == ["by hand"]
+    assert sources("svhn") == ["https://ufldl.stanford.edu/housenumbers"] == sources("svhn", unasked=True)
+    assert sources("svhn", "https://x", "https://y") == ["https://x"]
+    assert sources("ninco", unasked=True) == ["mirrors only: name it to download"]
+    assert sources("ninco") == ["https://zenodo.org/record/8013288/files"]
+    put(tmp_path / "m", {"CIFAR-10-C/labels.npy": b"", "imagenet/train/n1/1.JPEG": b"", "train_32x32.mat": b"",
+                         "cifar-100-python.tar.gz": b"", "places/a/1.png": b""})
+    assert sources("cifar10_c", tmp_path / "m") == [f"{tmp_path}/m/CIFAR-10-C"]
+    assert sources("cifar100", tmp_path / "m") == [f"{tmp_path}/m/cifar-100-python.tar.gz"]
+    assert sources("imagenet1k", tmp_path / "m") == [f"{tmp_path}/m/imagenet/train, unverified", "by hand"]
+    assert sources("svhn", tmp_path / "m") == [f"{tmp_path}/m", "https://ufldl.stanford.edu/housenumbers"]
+    assert sources("places365", tmp_path / "m") == [
+        f"class folders {tmp_path}/m/places, unverified", "https://data.csail.mit.edu/places/places365"]
+    monkeypatch.setitem(CATALOG, "places365", replace(CATALOG["places365"], counts={"test": 1}))
+    assert sources("places365", tmp_path / "m") == [f"class folders {tmp_path}/m/places, unverified"]
+    monkeypatch.setattr(plan, "ready_splits", lambda folder: {"test": {"verified": True}} if folder == (
+        tmp_path / "data/svhn") else {})
+    assert sources("svhn") == ["https://ufldl.stanford.edu/housenumbers", "ready"]
+    assert sources("svhn", fresh=True) == ["https://ufldl.stanford.edu/housenumbers"]
+
+
+def test_the_plan_ends_with_the_sum_of_the_downloads(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=5e9 if place == tmp_path else 0))
+    data = tmp_path / "data/deep"
+    for names, total in ((["svhn", "digits"], "at most 246 MB"), (["ninco"], "what is marked ?"), (
+            ["svhn", "ninco"], "at most 246 MB and what is marked ?"), (["digits", "ssb_hard"], "nothing")):
+        plan.print_plan(names, [], data, False, False)
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[-2:] == [f"To download: {total}; free in {data}: 5.0 GB", ""] and len(lines) == 3 + 2 * len(names)
+    assert lines[0] == f"{'set':20} {'images':>9}  {'download':>12}  {'on disk':>8}  from"
+    assert lines[1:3] == [f"{'digits':20}     1,264             –    991 kB  scikit-learn's files",
+                          f"{'':20} CC BY 4.0; cite Alpaydin and Kaynak 1998"]
+    plan.print_plan(["ninco"], [], data, True, False)
+    assert f"{'ninco':20}     5,879             ?         ?  mirrors only" in capsys.readouterr().out
+
+
+def test_the_table_of_the_documentation_is_printed(capsys):
+    readme_table.main()
+    assert capsys.readouterr().out == readme_table.markdown()
+    assert readme_table.role("mnist") == ("dismax: in-distribution, near of fashion_mnist; openood: in-distribution, far "
+                                          "of cifar10 and cifar100")
+    assert readme_table.role("tinyimagenet597") == "outlier exposure of cifar10 and cifar100"
+    assert readme_table.minutes(12.5e6 * 60 * 7) == "7 minutes"
