@@ -27,11 +27,14 @@ def test_images_are_found_in_the_order_of_their_parts_and_the_rest_has_its_reaso
     (root / "a/gone.png").symlink_to(root / "nowhere.png")
     (root / "a/to.png").symlink_to(root / "0.bmp")
     (root / "self").symlink_to(root)
+    for name in ("loop", "loop.png"):
+        (root / "a" / name).symlink_to(root / "a" / name)
     os.mkfifo(root / "a/pipe.png")
     paths, skipped = find_images(root)
     assert paths == ["0.bmp", "a/3.Tif", "a/to.png", "a/x/4.png", "a b/2.webp", "b/1.JPG"]
     assert sorted(skipped) == [("a/._5.png", "an AppleDouble file of macOS"), ("a/.hid.png", "hidden"),
-                               ("a/gone.png", "a link to nowhere"), ("a/pipe.png", "not a regular file"),
+                               ("a/gone.png", "a link to nowhere"), ("a/loop.png", "a link to nowhere"),
+                               ("a/pipe.png", "not a regular file"),
                                ("self", "a circular link")]
     with pytest.raises(UserError, match="could not read .*missing"):
         find_images(tmp_path / "missing")
@@ -181,7 +184,7 @@ def test_classes_have_the_numbers_that_are_given_or_their_order(tmp_path):
     assert labelled_files(deep, expected=3)[2] == ["x", "y", "z"]
 
 
-def test_the_classes_of_a_folder_are_those_with_images(tmp_path):
+def test_the_classes_of_a_folder_are_those_with_images(tmp_path, monkeypatch):
     assert class_names(tmp_path / "nowhere") == []
     root = make(tmp_path / "set", "b/1.png", "a/1.png", ".c/1.png", "top.txt")
     assert class_names(root) == ["a", "b"] and class_names(root, lambda name: name > "a") == ["b"]
@@ -189,6 +192,9 @@ def test_the_classes_of_a_folder_are_those_with_images(tmp_path):
     assert class_names(root) == ["a", "b", "deep"]
     assert class_names(make(tmp_path / "one", "set/a/1.png", "set/b/1.png")) == ["a", "b"]
     assert class_names(make(tmp_path / "single", "a/1.png")) == ["a"]
+    plain = make(tmp_path / "plain", "b/1.png", "a/1.png", ".c/1.png")
+    monkeypatch.setattr(image_files, "find_images", lambda root: pytest.fail("a million images are not listed"))
+    assert class_names(plain) == ["a", "b"]
 
 
 # ---- lists of labels ----

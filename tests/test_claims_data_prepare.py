@@ -1,4 +1,5 @@
 """Small claims about prepare.py: what is asked for, where it is looked for, what is said; all in this process."""
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -98,8 +99,9 @@ def test_words_that_are_refused(command, words, said):
 def test_own_sets_are_prepared_with_the_words_that_were_given(command, monkeypatch, tmp_path):
     calls = []
     monkeypatch.setattr(prepare, "prepare_folder", lambda *words: calls.append(words) or ["done", "well"])
-    status, said, asked = command("--folder", "x=a", "--folder", "y=b=c", "--size", 9, "--test-fraction", 0.5, "--fresh")
-    assert calls == [("x", Path("a"), 9, tmp_path / "data", 0.5, True), ("y", Path("b=c"), 9, tmp_path / "data", 0.5, True)]
+    words = ("--size", 9, "--test-fraction", 0.5, "--fresh")
+    status, said, asked = command("--folder", "x=a", "--folder", "y=b=c", *words)
+    assert calls == [(*own, 9, tmp_path / "data", 0.5, True) for own in (("x", Path("a")), ("y", Path("b=c")))]
     assert (status, said, asked) == (0, "done\nwell\n" * 2, [])
     assert [words[0] for words in command("svhn", "--folder", "x=a")[2]] == ["svhn"] and calls[-1][2:] == (
         32, tmp_path / "data", 0.2, False)
@@ -107,9 +109,9 @@ def test_own_sets_are_prepared_with_the_words_that_were_given(command, monkeypat
     count = len(calls)
     status, said, _ = command("--folder", f"z={tmp_path / 'own'}", "--dry-run")
     assert len(calls) == count and said == f"{'z':20}         3  from {tmp_path / 'own'}\n"
-    put(tmp_path / "data/mine", {"manifest.json": b'{"splits": {"train": {"images": 2}}, "dataset": {"made_from": "/x", '
-                                 b'"class_names": ["a", "b"], "size": 8, "folders": false, "mean": [1, 1, 1], "std": '
-                                 b'[1, 1, 1]}}'})
+    dataset = {"made_from": "/x", "class_names": ["a", "b"], "size": 8, "folders": False, "mean": [1] * 3}
+    content = json.dumps({"splits": {"train": {"images": 2}}, "dataset": dataset | {"std": [1] * 3}}).encode()
+    put(tmp_path / "data/mine", {"manifest.json": content})
     with pytest.raises(UserError, match="photo_patches. mine is your own: --folder mine=/x$"):
         command("mine")
 
@@ -178,7 +180,7 @@ def test_the_first_source_that_can_be_stored_is_taken_and_told(tmp_path, monkeyp
     assert acquire.prepare_splits(finder, tmp_path / "mnist", False, lines) is False
     assert finder.tried == [] and lines[0] == f"{'mnist':14} train       5 images: whole"
     assert (tmp_path / "mnist/manifest.json").stat().st_mtime_ns == before
-    assert not acquire.prepare_splits(Finder("mnist", train=[whole]), tmp_path / "mnist", True, []), "none of test is new"
+    assert not acquire.prepare_splits(Finder("mnist", train=[whole]), tmp_path / "mnist", True, []), "no new test"
     finder = Finder("mnist", train=[whole], test=[found(4, "test")])
     assert acquire.prepare_splits(finder, tmp_path / "mnist", True, []) is True and len(finder.tried) == 2
     assert acquire.prepare_splits(Finder("mnist"), tmp_path / "mnist", False, []) is True, "all is there"
@@ -205,8 +207,8 @@ def test_a_failure_is_a_line_and_the_other_sets_go_on(tmp_path, monkeypatch, cap
     assert (finder.name, finder.addresses, finder.downloads, finder.may_download) == (
         "svhn", ["https://x"], tmp_path / "downloads", False) and other.may_download is True
     assert acquire.how_to_place("ssb_hard") == SOURCES["ssb_hard"].by_hand
-    assert acquire.how_to_place("svhn") == ("in no mirror, and too large to be downloaded unless it is named. Prepare it: "
-                                            "python data/prepare.py svhn (or make prepare-data DATASETS=svhn)")
+    assert acquire.how_to_place("svhn") == ("in no mirror, and too large to be downloaded unless it is named. Prepare "
+                                            "it: python data/prepare.py svhn (or make prepare-data DATASETS=svhn)")
 
 
 def test_imagenet_is_linked_only_where_nothing_is(tmp_path, monkeypatch):
@@ -223,11 +225,12 @@ def test_imagenet_is_linked_only_where_nothing_is(tmp_path, monkeypatch):
     assert os.readlink(data / "imagenet1k/val") == str(tmp_path / "mirror/imagenet/val")
     (data / "imagenet1k/train").unlink()
     lines.clear()
-    assert acquire.link_imagenet(data, [], lines) is False and "train  missing: ImageNet-1k is used where you" in lines[0]
+    assert acquire.link_imagenet(data, [], lines) is False
+    assert "train  missing: ImageNet-1k is used where you keep it" in lines[0]
     put(data / "imagenet1k/train", {"n00000001/1.JPEG": b"x", "x/1.JPEG": b"x"})
     lines.clear()
     assert acquire.link_imagenet(data, [tmp_path / "mirror"], lines) is False
-    assert f"{'imagenet1k':14} train  {data}/imagenet1k/train has images in x, which is no class of ImageNet" in lines[0]
+    assert f"train  {data}/imagenet1k/train has images in x, which is no class of ImageNet" in lines[0]
 
 
 # ---- where it is looked for ----
@@ -332,7 +335,8 @@ def test_sizes_of_downloads_and_of_what_is_made(monkeypatch):
     assert not plan.needs_confirmation("cifar10") and plan.needs_confirmation("svhn")
     assert plan.where_to_get("ninco").startswith("size not published, https://zenodo")
     assert plan.where_to_get("ssb_hard") == SOURCES["ssb_hard"].by_hand
-    assert plan.where_to_get("svhn").startswith("246 MB, https://ufldl") and plan.where_to_get("svhn").count("https") == 2
+    assert plan.where_to_get("svhn") == "246 MB, " + ", ".join(
+        f"https://ufldl.stanford.edu/housenumbers/{split}_32x32.mat" for split in ("train", "test"))
 
 
 def test_where_prepare_will_look(tmp_path, monkeypatch):
@@ -380,7 +384,7 @@ def test_the_plan_ends_with_the_sum_of_the_downloads(tmp_path, monkeypatch, caps
 def test_the_table_of_the_documentation_is_printed(capsys):
     readme_table.main()
     assert capsys.readouterr().out == readme_table.markdown()
-    assert readme_table.role("mnist") == ("dismax: in-distribution, near of fashion_mnist; openood: in-distribution, far "
-                                          "of cifar10 and cifar100")
+    assert readme_table.role("mnist") == ("dismax: in-distribution, near of fashion_mnist; openood: in-distribution, "
+                                          "far of cifar10 and cifar100")
     assert readme_table.role("tinyimagenet597") == "outlier exposure of cifar10 and cifar100"
     assert readme_table.minutes(12.5e6 * 60 * 7) == "7 minutes"
