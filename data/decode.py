@@ -120,9 +120,7 @@ def _scaled(values):
 
 def _on_white(image):
     image = image.convert("RGBA")
-    if image.getextrema()[3][0] < 255:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def _orientation(image):
