@@ -1,11 +1,12 @@
 """Small claims about where sets are looked for, in which order, and about the plan."""
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import put
+from conftest import put, tar_of
 
 from data.datasets import CATALOG
 from data.sources import download, find, plan, readme_table
@@ -94,6 +95,19 @@ def test_a_download_that_failed_is_not_tried_for_the_next_split(tmp_path, monkey
     put(tmp_path, {"b c.mat": b"x"})
     finder._sums[tmp_path / "b c.mat"] = "m"
     assert finder.download("test") is True and len(asked) == 1, "it is there"
+
+
+def test_an_official_archive_of_images_is_read_below_its_folder(tmp_path, monkeypatch):
+    inside = "NINCO/NINCO_OOD_classes"
+    packed = tar_of({f"{inside}/b/1.jpg": b"x", f"{inside}/a/2.jpg": b"", "NINCO/c/3.jpg": b""})
+    archive = replace(SOURCES["ninco"].archive, md5=hashlib.md5(packed).hexdigest())
+    monkeypatch.setitem(SOURCES, "ninco", replace(SOURCES["ninco"], archive=archive))
+    finder = SourceFinder("ninco", [tmp_path], tmp_path / "d")
+    assert finder._official("test") is None and SourceFinder("ssb_hard", [], tmp_path)._official("test") is None
+    put(tmp_path, {archive.path: packed})
+    found = finder._official("test")
+    assert (found.content.names, found.source, found.verified) == (["a/2.jpg", "b/1.jpg"], find.OFFICIAL, True)
+    assert find.OFFICIAL == "official files, MD5 verified" and len(found) == 2
 
 
 def test_folders_of_a_mirror_are_looked_at_in_order(tmp_path):
