@@ -162,7 +162,7 @@ def test_official_arrays_are_linked_verified_and_unpacked(tmp_path, arrays):
     assert {p.name: p.read_bytes() for p in (tmp_path / "new").iterdir()} == arrays
     put(tmp_path / "beside/CIFAR-10-C", arrays)
     finder = Finder([], tmp_path / "beside/downloads")
-    assert sources.prepare_official(finder, tmp_path / "third", {}) == done
+    assert sources.prepare_official(finder, tmp_path / "very/third", {}) == done
     put(tmp_path / "bare", arrays)
     assert sources.prepare_official(Finder([tmp_path / "bare"], tmp_path / "d"), tmp_path / "fourth", {}) == done
 

@@ -3,6 +3,7 @@ import email.message
 import http.client
 import io
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -63,11 +64,11 @@ def test_patience_is_as_it_was_chosen():
 def test_pauses_double_until_something_new_comes(monkeypatch, tmp_path, slept):
     again = _TryAgain("cut")
     asked = receiving(monkeypatch, (b"", again), (b"", again), (b"ab", again), (b"", again), (b"", again), (b"c", None))
-    fetch(URL, tmp_path / "deep/file", md5(b"abc").hexdigest(), 3, POLICY)
+    fetch(URL, tmp_path / "very/deep/file", md5(b"abc").hexdigest(), 3, POLICY)
     assert [pause / (0.5 + 1) for pause in slept] == [2 * 2, 2 * 4, 2, 2 * 2, 2 * 4]
     assert asked == [(URL, 3, POLICY, length) for length in (0, 0, 0, 2, 2, 2)]
-    assert [(p.name, p.read_bytes()) for p in (tmp_path / "deep").iterdir()] == [("file", b"abc")]
-    fetch(URL, tmp_path / "deep/file", "whatever is there is not asked for again")
+    assert [(p.name, p.read_bytes()) for p in (tmp_path / "very/deep").iterdir()] == [("file", b"abc")]
+    fetch(URL, tmp_path / "very/deep/file", "whatever is there is not asked for again")
 
 
 def test_a_server_may_ask_for_a_longer_pause(monkeypatch, tmp_path, slept):
@@ -107,6 +108,16 @@ def test_a_final_error_keeps_what_has_come_and_no_empty_file(monkeypatch, tmp_pa
         assert (tmp_path / "file.part").exists() == bool(content)
 
 
+def test_an_error_before_the_first_byte_is_the_one_that_is_told(monkeypatch, tmp_path):
+    def fail(*_):
+        raise UserError("no such place")
+
+    monkeypatch.setattr(download, "_receive", fail)
+    with pytest.raises(UserError, match="^no such place$"):
+        fetch(URL, tmp_path / "file", "")
+    assert not list(tmp_path.iterdir())
+
+
 def test_addresses_that_are_none_and_hosts_that_are_not_there_are_not_asked(monkeypatch, tmp_path):
     asked = receiving(monkeypatch)
     with pytest.raises(UserError, match=r"^http://\[bad/file could not be fetched: "):
@@ -131,7 +142,9 @@ def test_the_watchdog_shuts_down_what_is_too_late_and_nothing_else():
         assert theirs.recv(1) == b"" and watchdog.fired
     ours, theirs = socket.socketpair()
     theirs.settimeout(5)
+    threads = set(threading.enumerate())
     with Watchdog(0.05) as watchdog:
+        assert all(thread.daemon for thread in set(threading.enumerate()) - threads), "a script need not wait for it"
         watchdog.extend(60)
         watchdog.watch(ours)
         watchdog._stopped.wait(0.15)

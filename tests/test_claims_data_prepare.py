@@ -216,6 +216,7 @@ def test_imagenet_is_linked_only_where_nothing_is(tmp_path, monkeypatch):
     tree = {f"imagenet/{split}/n0000000{k}/{k}.JPEG": b"x" for split in ("train", "val") for k in range(2)}
     put(tmp_path / "mirror", tree)
     lines, data = [], tmp_path / "data"
+    assert acquire.link_imagenet(tmp_path / "new", [tmp_path / "mirror"], []) is True
     (data / "imagenet1k").mkdir(parents=True)
     (data / "imagenet1k/val").symlink_to(tmp_path / "gone")
     assert acquire.link_imagenet(data, [tmp_path / "mirror"], lines) is True

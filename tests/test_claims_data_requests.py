@@ -121,6 +121,14 @@ def test_what_the_watchdog_has_cut_off_is_tried_again(monkeypatch, tmp_path, err
         download._receive(URL, tmp_path / "file.part", 0, POLICY)
 
 
+def test_a_part_that_is_not_there_is_no_reason_to_fail(monkeypatch, tmp_path):
+    answering(monkeypatch, Answer(206, [b"de"], Content_Range="bytes 7-8/9"))
+    with pytest.raises(_TryAgain, match="the server sent another part than was requested"):
+        download._receive(URL, tmp_path / "none.part", 5, POLICY)
+    with pytest.raises(_TryAgain, match="the file there is shorter"):
+        status(416, 3, tmp_path / "none.part")
+
+
 def copy(part, chunks, start=0, total=None, size=0, fired=False):
     extended = []
     watchdog = SimpleNamespace(fired=fired, extend=extended.append)
@@ -241,6 +249,21 @@ def test_hosts_that_cannot_be_reached_are_remembered(reason, kind, key):
         assert str(error) == f"{URL} could not be fetched: {reason}"
 
 
+def test_a_lock_file_that_another_process_has_removed_is_made_again(tmp_path, monkeypatch):
+    locked = []
+
+    def flock(file, how):
+        locked.append(how)
+        if len(locked) == 1:
+            (tmp_path / ".file.lock").unlink()
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with download.file_lock(tmp_path / "file"):
+        assert len(locked) == 2 and (tmp_path / ".file.lock").exists()
+        (tmp_path / ".file.lock").unlink()  # by hand
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_system_without_flock_has_locks_of_another_kind(tmp_path, monkeypatch):
     with download.file_lock(tmp_path / "file"):
         assert [p.name for p in tmp_path.iterdir()] == [".file.lock"]
@@ -256,6 +279,11 @@ def test_a_file_system_without_flock_has_locks_of_another_kind(tmp_path, monkeyp
         else:
             with pytest.raises(OSError, match="no flock"), download.file_lock(tmp_path / "file"):
                 pytest.fail("it is not locked")
+    waited = []
+    monkeypatch.setattr(download, "locked", lambda folder, **how: waited.append((folder.name, how)) or nullcontext())
+    monkeypatch.setattr("fcntl.flock", lambda *_: exec("raise OSError(38, 'none')"))
+    with download.file_lock(tmp_path / "file"):
+        assert waited == [(".file.locked", {"wait": True})]
     (tmp_path / "a").write_bytes(b"")
     with open(tmp_path / "a") as file:
         assert download._is_same_file(tmp_path / "a", file) and not download._is_same_file(tmp_path / "b", file)
