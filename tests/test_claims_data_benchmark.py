@@ -1,5 +1,6 @@
 """Small claims about the openood benchmark: which images are chosen, and what is said of them."""
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,39 @@ def test_a_set_larger_than_openoods_is_cut_to_a_balanced_choice(tmp_path, monkey
         assert part.index["test"].tolist() == chosen.tolist() and part.note == note and part.expected == 6
     monkeypatch.setitem(openood_lists.IMAGE_LISTS["cifar10"][1], "svhn", ("test_svhn", 26_032))
     assert part.remark == "OpenOOD tests on JPEG copies of these images"
+
+
+def test_all_of_a_set_needs_no_note_but_where_it_is_from(tmp_path, monkeypatch):
+    monkeypatch.setitem(openood_lists.IMAGE_LISTS["cifar10"][1], "svhn", ("test_svhn", 6))
+    monkeypatch.setitem(CATALOG, "svhn", replace(CATALOG["svhn"], counts={"test": 6}))
+    give(tmp_path, "cifar10", labels=np.arange(20) % 10)
+    for verified, count, note in ((True, 6, ""), (False, 6, "from files that no checksum covers"), (
+            True, 5, "5 images in place of OpenOOD's 6")):
+        give(tmp_path, "svhn", labels=np.arange(count), verified=verified)
+        part, = openood.benchmark("cifar10", tmp_path).groups["far"]
+        assert part.note == note and len(part) == count
+    for id_dataset, name, names, remark in (("cifar10", "svhn", None, True), ("cifar10", "svhn", ["a/1.png"], False),
+                                            ("digits", "svhn", None, False), ("cifar10", "cifar10", None, False)):
+        give(tmp_path / "x", name, labels=np.arange(1), names=names)
+        subset = OpenSplits(tmp_path / "x", "cifar10").subset(name, {"test": np.arange(1)}, 7, "a note")
+        assert (subset.name, subset.expected, subset.note, len(subset)) == (name, 7, "a note", 1)
+        splits = OpenSplits(tmp_path / "x", "cifar10")
+        splits.id_dataset = id_dataset
+        splits._opened = {(name, "test"): subset.splits["test"]}
+        assert bool(splits.subset(name, {"test": np.arange(1)}, 7).remark) == remark
+
+
+def test_images_in_both_lists_are_tested_on_and_the_rest_validates(tmp_path):
+    give(tmp_path, "cifar10", labels=np.arange(40) % 10, verified=False)
+    write_list(tmp_path, "cifar10/val_cifar10.txt", ["cifar10/test/cat/0001.png 3", "cifar10/test/cat/0002.png 3"])
+    write_list(tmp_path, "cifar10/test_cifar10.txt", ["cifar10/test/cat/0002.png 3", "cifar10/test/dog/0001.png 5"])
+    found = openood.benchmark("cifar10", tmp_path)
+    assert found.test.index["test"].tolist() == [5, 13] and (found.test.expected, found.validation.expected) == (
+        9_000, 1_000)
+    assert found.validation.index["test"].tolist() == [k for k in range(40) if k not in (5, 13)]
+    assert found.test.note == ("from files that no checksum covers; the 38 images that it does not list, for "
+                               "validation: the validation list names images of the test list")
+    assert found.validation.note == ""
 
 
 def test_settings_are_chosen_by_images_that_are_not_tested_on(tmp_path):
