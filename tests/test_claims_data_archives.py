@@ -8,6 +8,7 @@ import stat
 import struct
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -160,7 +161,8 @@ def test_numbered_names_tell_labels_and_order(tmp_path):
     found = images.FolderSource(tmp_path, pattern)
     assert found.numbered and found.names == [f"images/{k}.png" for k in ("2_3", "9_7", "10_3")]
     assert found.labels.tolist() == [3, 7, 3] and found.classes == 1
-    assert images.FolderSource(tmp_path, images.NUMBERED["mnist"]).numbered is False
+    assert images.FolderSource(tmp_path, images.NUMBERED["mnist"]).numbered is False, "a label has one digit"
+    assert images.NUMBERED["fashion_mnist"] == images.NUMBERED["mnist"] != pattern
     plain = images.FolderSource(tmp_path)
     assert plain.numbered is False and plain.labels.tolist() == [0] * 3
     put(tmp_path, {"other.png": b""})
@@ -191,6 +193,25 @@ def test_images_stand_in_the_order_of_their_names_and_one_in_a_hundred_may_be_le
     assert len(images.to_arrays(sourced(**{"0": picture()}), (4,), exact=8)[1]) == 1
     with pytest.raises(UserError, match="^0 is 8×8 pixels, expected 9×9$"):
         images.to_arrays(sourced(**{"0": picture()}), (4,), exact=9)
+
+
+@pytest.mark.parametrize("cores, threads", [(3, 3), (8, 8), (20, 8)])
+def test_at_most_eight_threads_decode(monkeypatch, cores, threads):
+    made = []
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr(images, "ThreadPoolExecutor", lambda count: made.append(count) or ThreadPoolExecutor(1))
+    images.to_arrays(sourced(**{"0": picture()}), (4,))
+    assert made == [threads]
+
+
+def test_annotations_in_an_archive_tell_classes(tmp_path):
+    path, lines = tmp_path / "x.zip", b"1.png\tdog\t0\n2.png\tcat\t0\n"
+    path.write_bytes(zip_of({"set/images/1.png": b"", "set/images/2.png": b"", "set/val_annotations.txt": lines}))
+    assert images.ArchiveSource(path, "set", 2).names == ["cat/2.png", "dog/1.png"]
+    path.write_bytes(zip_of({"set/images/1.png": b"", "set/images/3.png": b"", "set/val_annotations.txt": lines}))
+    with pytest.raises(UserError, match="x.zip/set/val_annotations.txt has no label for 1 of the 2 images in .*3.png"):
+        images.ArchiveSource(path, "set", 2)
+    assert images.ArchiveSource(path, "set/images", 2).names == ["images/1.png", "images/3.png"], "it lies outside"
 
 
 def test_a_few_hundred_images_are_in_memory_at_a_time(monkeypatch):

@@ -58,6 +58,10 @@ def test_each_severity_is_a_fifth_of_an_official_array(tmp_path):
     opened = corruptions.open_corrupted(NAME, "fog", 3, tmp_path, torch.device("cpu"))
     assert opened.labels.tolist() == [4, 5] and opened.size == 32
     assert opened.mean.tolist() == pytest.approx([0.491, 0.482, 0.446])
+    (tmp_path / NAME).rename(tmp_path / "cifar100_c")
+    other = corruptions.open_corrupted("cifar100_c", "fog", 3, tmp_path, torch.device("cpu"))
+    assert other.mean.tolist() == pytest.approx([0.507, 0.486, 0.440]), "of the set that it is made from"
+    (tmp_path / "cifar100_c").rename(tmp_path / NAME)
     own = corruptions.open_corrupted(NAME, "fog", 3, tmp_path, torch.device("cpu"), ((0, 0, 0.5), (1, 1, 2)))
     assert own.mean.tolist() == [0, 0, 0.5] and own.std.tolist() == [1, 1, 2]
 
