@@ -97,6 +97,19 @@ def test_a_batch_is_what_could_be_read():
 
 # ---- FolderImages ----
 
+def test_files_come_out_as_their_normalised_crops(files):
+    images = FolderImages([files[4], files[3]], [7, 5], CPU, 14, STATISTICS, workers=0)
+    (batch, labels), = images.eval_batches()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in STATISTICS)
+    for shown, file in zip(batch, images.files, strict=True):
+        crop = v2.functional.pil_to_tensor(decode.resize_center_crop(decode.read_rgb(file)[0], 14, 16))
+        assert torch.allclose(shown, (crop / 255 - mean) / std, atol=1e-5)
+    assert labels.tolist() == [7, 5]
+    (batch, labels), = images.augmented(torch.tensor([[1, 0]]), [slice(0, 2)], 3, 2, 0, True)
+    crop = Crops(images.files, [7, 5], 14, (3, 2), True)[1, 0][0]
+    assert torch.allclose(batch[0], (crop / 255 - mean) / std, atol=1e-5) and labels.tolist() == [5, 7]
+
+
 def folder(count=5, **options):
     return FolderImages([f"{k}.png" for k in range(count)], list(range(count)), CPU, 16, STATISTICS, **options)
 
@@ -186,9 +199,9 @@ def test_errors_of_the_workers_are_sentences(error, kind, said):
 def test_what_the_workers_report_is_noted_once(capsys):
     batch = torch.zeros(1), torch.zeros(1), [("a.png", "cut")], ["b.png"], ""
     images = folder(on_unreadable="skip")
-    assert len(list(images._reported([batch, batch]))) == 2
-    assert images.unreadable == {"a.png": "cut"} and images.cmyk == {"b.png"}
-    assert capsys.readouterr().err == "skipped a.png: cut\n"
+    for said in ("skipped a.png: cut\n", ""):
+        assert len(list(images._reported([batch]))) == 1 and capsys.readouterr().err == said
+        assert images.unreadable == {"a.png": "cut"} and images.cmyk == {"b.png"}
     with pytest.raises(UserError, match=r"^a.png cannot be read \(cut\). Replace it, or .*--on-bad-image skip"):
         list(folder()._reported([batch]))
     with pytest.raises(UserError, match="^no memory$"):

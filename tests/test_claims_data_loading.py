@@ -1,4 +1,5 @@
 """Small claims about batches: which images, in which order, cropped and flipped how, on which rank."""
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -52,7 +53,9 @@ def test_an_epochs_order_is_drawn_from_its_own_stream():
 
 def test_class_balanced_batches_have_as_many_classes_as_fit():
     labels = torch.tensor([2, 0, 2, 4, 0, 2, 4, 2, 2])
-    order = sampling.class_balanced(labels, 4, 2, np.random.default_rng(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        order = sampling.class_balanced(labels, 4, 2, np.random.default_rng(0))
     assert order.shape == (8,) and order.dtype == torch.int64
     for batch in labels[order].view(2, 2, 2).tolist():
         assert all(a == b for a, b in batch) and batch[0][0] != batch[1][0]
@@ -140,14 +143,24 @@ def test_some_of_the_images_are_what_they_were():
 
 
 def test_images_keep_a_copy_of_what_they_were_given():
-    pixels, labels = np.full((2, 4, 4, 1), 255, np.uint8), np.array([1, 2])
+    pixels, labels = np.full((2, 4, 4, 1), 255, np.uint8), np.array([1, 2], np.uint8)
     images = ResidentImages(pixels, labels, CPU, 4, HALF)
     labels[:] = 0
-    assert images.labels.tolist() == [1, 2] and images.mean.shape == (1,) and images.images.shape == (2, 1, 4, 4)
+    assert images.labels.tolist() == [1, 2] and images.labels.dtype == torch.int64
+    assert images.mean.shape == (1,) and images.images.shape == (2, 1, 4, 4)
     assert images.images.is_contiguous() and next(images.eval_batches())[0].unique().tolist() == [1]
     other = ResidentImages(pixels, labels, CPU, 2, ((0.5, 0.5, 0.5), (0.5, 0.5, 0.4)))
     assert other.mean.shape == (3,) and other.images.shape == (2, 1, 2, 2)
     assert resident(2, 4, 3).mean.shape == (3,), "of images with colours"
+
+
+def test_all_of_it_is_on_the_device():
+    meta = torch.device("meta")
+    images = ResidentImages(np.zeros((2, 4, 4, 1), np.uint8), np.arange(2), meta, 4, HALF)
+    files = FolderImages(["a"], np.array([3], np.int8), meta, 4, HALF, workers=0)
+    for tensor in (images.images, images.labels, images.mean, images.std, files.mean, files.std):
+        assert tensor.device == meta
+    assert files.labels.dtype == torch.int64 and files.labels.tolist() == [3]
 
 
 def test_padding_is_black_and_none_costs_nothing():
