@@ -120,9 +120,7 @@ def _scaled(values):
 
 def _on_white(image):
     image = image.convert("RGBA")
-    if image.getextrema()[3][0] < 255:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def _orientation(image):
@@ -143,7 +141,6 @@ def resize_center_crop(image, size, shorter_side=None):
     short, long = min(image.size), max(image.size)
     if long > MAX_ASPECT_RATIO * short:
         image = _center_crop(image, [min(side, MAX_ASPECT_RATIO * short) for side in image.size])
-        short = min(image.size)
     sides = [shorter_side * side // short for side in image.size]
     return _center_crop(image.resize(sides, Image.Resampling.BILINEAR), (size, size))
 

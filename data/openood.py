@@ -102,7 +102,7 @@ def _validation_ood(dataset, groups, splits):
         free = np.setdiff1d(without_overlap(dataset, split), tested)
     except UnknownClasses:
         return None
-    chosen = free[balanced_subset(split.labels[free], min(1_000, len(free)), f"{dataset} {name} validation")]
+    chosen = free[balanced_subset(split.labels[free], 1_000, f"{dataset} {name} validation")]
     if not len(chosen):
         return None
     return splits.subset(name, {"test": chosen}, 1_000, f"{len(chosen):,} images of our choice")

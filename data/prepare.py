@@ -93,7 +93,7 @@ def main():
     if args.benchmark or args.datasets:
         for benchmark in args.benchmark or ["dismax"]:
             asked += [name for dataset in args.datasets or [None] for name in sets_of(benchmark, dataset)]
-    names = list(dict.fromkeys(CATALOG[name].part_of or name for name in asked or SOURCES))
+    names = list(dict.fromkeys(name in CATALOG and CATALOG[name].part_of or name for name in asked or SOURCES))
 
     if args.verify:
         others = [] if asked else prepared_folders(args.data_dir)

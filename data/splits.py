@@ -90,7 +90,7 @@ class ArraySplit(Split):
     def __init__(self, name, split, data_dir, id_dataset=None):
         super().__init__(name, split, data_dir, id_dataset)
         own, sizes = CATALOG[name].size, CATALOG[name].sizes
-        size = self.size if id_dataset else (*sizes, 0)[0]
+        size = self.size if id_dataset or not sizes else sizes[0]
         if id_dataset and not own and size not in sizes:
             raise UserError(f"{name} is not prepared for networks of {size} pixels, but for those of "
                             f"{', '.join(map(str, sizes)) or 'ImageNet'}")
@@ -276,7 +276,3 @@ def digest_of(name, split, data_dir, id_dataset=None):
 
 def names_of(name, split, data_dir, id_dataset=None):
     return Split.open(name, split, data_dir, id_dataset).names
-
-
-def labels_of(name, split, data_dir, id_dataset=None):
-    return Split.open(name, split, data_dir, id_dataset).labels

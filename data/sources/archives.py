@@ -101,4 +101,4 @@ def _read(path):
     try:
         yield
     except BROKEN as error:
-        raise UserError(f"{path} cannot be read as an archive: {error or type(error).__name__}") from error
+        raise UserError(f"{path} cannot be read as an archive: {str(error) or type(error).__name__}") from error

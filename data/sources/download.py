@@ -123,7 +123,7 @@ def _receive(url, part, size, policy):
                             "run the same command again: it continues from there") from error
         if watchdog.fired or isinstance(error, TimeoutError):
             raise _TryAgain(f"almost nothing came for {policy.timeout:g} seconds") from error
-        raise _TryAgain(f"the connection broke ({error or type(error).__name__})") from error
+        raise _TryAgain(f"the connection broke ({str(error) or type(error).__name__})") from error
     except ValueError as error:  # an address that is none, also of a redirect
         raise UserError(f"{url} could not be fetched: {error}") from error
 
