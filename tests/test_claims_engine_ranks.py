@@ -17,6 +17,7 @@ def ranks(monkeypatch):
     """Make this process one rank of several. The others' values: what `others` says."""
     def become(rank, count, others=()):
         def gather(values, value):
+            assert len(values) == count
             values[:] = [*others[:rank], value, *others[rank:]]
 
         def gather_rows(parts, padded):
@@ -130,7 +131,7 @@ def test_statistics_over_ranks_are_those_of_the_whole_batch(monkeypatch):
     plain, model = nn.BatchNorm2d(4), nn.Sequential(nn.Sequential(nn.BatchNorm2d(4)), nn.BatchNorm1d(4))
     for norm in (plain, model[0][0]):
         nn.init.uniform_(norm.weight), nn.init.uniform_(norm.bias)
-        norm.momentum = 0.3
+        norm.momentum, norm.eps = 0.3, 0.5
     model[0][0].load_state_dict(plain.state_dict())
     monkeypatch.setattr(distributed, "is_distributed", lambda: True)
     assert distributed.convert_sync_batchnorm(model, CPU) is model and type(model[1]) is nn.BatchNorm1d
@@ -148,6 +149,8 @@ def test_statistics_over_ranks_are_those_of_the_whole_batch(monkeypatch):
     monkeypatch.setattr(distributed, "all_reduce_sum", None)  # not asked in evaluation
     assert torch.allclose(model.eval()[0](whole), plain.eval()(whole), atol=1e-5)
     assert model[0][0].num_batches_tracked == 1
+    on_gpus = distributed.convert_sync_batchnorm(nn.Sequential(nn.BatchNorm2d(4)), torch.device("cuda"))
+    assert type(on_gpus[0]) is nn.SyncBatchNorm
 
 
 def test_the_gradient_of_a_sum_over_ranks_is_the_sum_of_gradients(monkeypatch):
@@ -164,7 +167,8 @@ def test_the_gradient_of_a_sum_over_ranks_is_the_sum_of_gradients(monkeypatch):
 
 @pytest.mark.parametrize(("size", "micro", "per_class", "world", "parts"), [
     (10, 0, 0, 1, 1), (10, 4, 0, 1, 3), (8, 4, 0, 1, 2), (9, 4, 0, 1, 3), (10, 10, 0, 1, 1), (10, 4, 0, 2, 2),
-    (8, 4, 0, 2, 1), (16, 4, 4, 1, 4), (16, 6, 4, 1, 4), (16, 8, 4, 1, 2), (16, 4, 8, 1, 2), (16, 4, 1, 1, 4)])
+    (8, 4, 0, 2, 1), (16, 4, 4, 1, 4), (16, 6, 4, 1, 4), (16, 8, 4, 1, 2), (16, 4, 8, 1, 2), (16, 4, 1, 1, 4),
+    (10, 3, 0, 1, 4), (7, 1, 0, 1, 7)])
 def test_a_batch_has_as_few_micro_batches_as_fit(monkeypatch, size, micro, per_class, world, parts):
     monkeypatch.setattr(distributed, "rank_and_world_size", lambda: (0, world))
     assert count_of_parts(size, SimpleNamespace(micro_batch=micro, per_class=per_class)) == parts
@@ -210,6 +214,15 @@ def test_outliers_are_split_by_their_own_number_and_shown_labels_by_the_batchs()
         [0, 1], [2, 3], [4, 5]]
 
 
+def test_a_batch_for_each_member_is_split_by_images():
+    recipe, labels = SimpleNamespace(micro_batch=2, per_class=0), torch.arange(5)
+    images = torch.stack([numbered(5)] * 2)
+    parts = list(parts_of(Loss(), (images, labels.expand(2, -1), images[0], labels), 5, recipe, CPU))
+    assert [part[0].shape[:2] for part in parts] == [part[1].shape for part in parts] and torch.equal(
+        torch.cat([part[0] for part in parts], 1), images)
+    assert all(torch.equal(part[1][1], part[3]) and torch.equal(part[2], part[0][0]) for part in parts)
+
+
 def test_what_is_mixed_is_mixed_before_it_is_split():
     recipe, labels = SimpleNamespace(micro_batch=2, per_class=0), torch.arange(4)
     parts = list(parts_of(Loss(mixes=True), (numbered(4), labels, None, None), 4, recipe, CPU))
@@ -240,6 +253,13 @@ def test_each_rank_gets_its_rows_of_the_whole_mixed_batch(monkeypatch):
         Loss(mixes=True), (gray, labels[3:], None, None), 6, recipe, CPU)
     assert targets.tolist() == [2, 1, 0] and inputs[:, 2, 0, 0].tolist() == [2, 1, 0] and share == 0.5
     assert inputs.shape == (3, 3, 2, 2) and split[1].tolist() == [20, 10, 0]
+    own, theirs = torch.stack([whole, whole + 10]), torch.stack([labels, labels + 10])  # a batch for each member
+    monkeypatch.setattr(distributed, "all_gather_rows", lambda rows, counts: (
+        theirs if rows.dim() == 2 else own).movedim(1, 0) if len(rows) == 3 else None)
+    (inputs, targets, *_, split, _, _), = parts_of(
+        Loss(mixes=True), (own[:, 3:], theirs[:, 3:], None, None), 6, recipe, CPU)
+    assert targets.tolist() == [[2, 1, 0], [12, 11, 10]] and torch.equal(inputs[..., 0, 0, 0].long(), targets)
+    assert split[0][..., 0].tolist() == targets.tolist() and split[2].tolist() == (targets * 100).tolist()
 
 
 @pytest.mark.parametrize("main", [True, False])

@@ -14,6 +14,7 @@ from engine.metric_rows import (
     dismax_rows,
     every_score,
     fitted_temperature,
+    images_row,
     openood_rows,
     openood_scores,
     published_scores,
@@ -24,6 +25,7 @@ from engine.score_files import write_score_files
 from losses.calibration import SCORE_TYPES, SCORES
 from metrics import calibration
 from metrics.detection import detection_metrics
+from metrics.ensemble import ensemble_scores
 from metrics.published import published_detection_metrics
 
 RNG = np.random.default_rng(0)
@@ -116,6 +118,22 @@ def test_quality_is_measured_under_three_temperatures(monkeypatch):
         assert found[f"nll_{suffix}"] == (calibration.negative_log_likelihood(z, labels),)
         assert found[f"brier_{suffix}"] == (calibration.brier_score(q, labels),)
     assert found["accuracy"] == (0.75,)
+    for drop, note in ((False, ""), (True, "dropped by the release: its temperature search ended at a bound")):
+        monkeypatch.setattr(metric_rows, "published_temperature", lambda *_, drop=drop: SimpleNamespace(
+            ece=0.5, temperature=9.0, dropped=drop))
+        found, temperatures = quality_metrics(logits, labels)
+        assert found["ece_as_published"] == (0.5, note) and found["temperature_as_published"] == (9.0, note)
+        assert temperatures["temperature_as_published"] == 9.0
+
+
+def test_images_are_counted_against_the_publishers(monkeypatch):
+    for name, expected, note in (("own", None, ""), ("known", {"test": 6}, ""),
+                                 ("known", {"test": 1234}, "6 of its 1,234 images"),
+                                 ("known", {"train": 6}, "6 of its 0 images")):
+        monkeypatch.setattr(metric_rows, "CATALOG", {"known": SimpleNamespace(counts=expected)})
+        assert images_row(split_of(name), "near", outputs_of(6)) == ("dismax", name, "near", "", "images", 6, note)
+    noted = SimpleNamespace(name="known", origin_note="from elsewhere")
+    assert images_row(noted, "id", outputs_of(6))[6] == "6 of its 0 images, from elsewhere"
 
 
 def test_a_single_image_is_not_cross_fitted_and_two_are():
@@ -239,6 +257,7 @@ def test_score_files_have_prediction_score_and_label(tmp_path, members):
 def test_sddes_scores_are_of_calibrated_members_and_dismaxs_of_mean_logits():
     logits = RNG.normal(size=(2, 5, 3)).astype(np.float32)
     at_one, at_two = openood_scores(logits, 1.0), openood_scores(logits, 2.0)
+    assert np.array_equal(at_two["average"], ensemble_scores(logits, 2.0)["average"].numpy())
     same = {name for name in at_one if np.array_equal(at_one[name], at_two[name])}
     assert same == {"ES", "MMLS", "MMLES", "MMLEPS"}
     assert np.array_equal(at_two["MMLES"], every_score(logits.astype(np.float64).mean(0))["MMLES"])

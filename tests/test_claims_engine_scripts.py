@@ -40,8 +40,8 @@ def test_what_evaluate_does_unless_told_otherwise(monkeypatch):
     monkeypatch.setitem(evaluate.detectors.DETECTORS, "b", None)
     words = ["R", "S", "--if-changed", "--detectors", "a", "--detectors", "b", "--ood", "x=1", "y=2", "--ood", "z=3",
              "--bf16", "--pretrained", "F", "--weights", "W", "--dataset", "D", "--model", "lenet", "--loss", "de",
-             "--seed", "3", "--mean", ".1", ".2", ".3", "--std", "1", "2", "3", "--results-dir", "rd", "--data-dir", "dd",
-             "--device", "cpu", "--on-bad-image", "skip", "--workers", "4", "--if-locked", "wait"]
+             "--seed", "3", "--mean", ".1", ".2", ".3", "--std", "1", "2", "3", "--results-dir", "rd",
+             "--data-dir", "dd", "--device", "cpu", "--on-bad-image", "skip", "--workers", "4", "--if-locked", "wait"]
     assert arguments(monkeypatch, evaluate, *words) == {
         "runs": [Path("R"), Path("S")], "if_changed": True, "detectors": ["a", "b"],
         "ood": [("x", "1"), ("y", "2"), ("z", "3")], "bf16": True, "pretrained": "F", "weights": Path("W"),

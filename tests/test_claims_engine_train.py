@@ -62,9 +62,9 @@ def test_dices_weight_grows_from_nothing(monkeypatch, tmp_path, epoch, ramp, wei
 
 def test_an_epoch_is_steps_until_a_signal(monkeypatch, tmp_path):
     """Ten images in batches of four, from step one on: batches of 4 and 2."""
-    run, given, told = digits_run(tmp_path, batch_size=4, lr=0.5, milestones=(1,)), [], []
+    run, given, told = digits_run(tmp_path, batch_size=4, lr=0.5, milestones=()), [], []
     asked = []
-    monkeypatch.setattr(train, "train_loader", lambda train_set, run: range(3))
+    monkeypatch.setattr(train, "train_loader", lambda train_set, its: range(3 if its is run else 9))
     monkeypatch.setattr(train, "batches_of", lambda *words: asked.append(words) or iter(["b1", "b2"]))
 
     class Step(SimpleNamespace):
@@ -76,7 +76,7 @@ def test_an_epoch_is_steps_until_a_signal(monkeypatch, tmp_path):
         step = Step(**vars(step_of(run)))
         step.training_loss.model.eval()
         state, rng = TrainState(2, 1, 4, [torch.tensor([8.0, 4.0])], [devices.rng_state(CPU)]), torch.get_rng_state()
-        given.clear(), told.clear()
+        given.clear(), told.clear(), torch.rand(3)
         train.train_one_epoch(step, range(10), "outliers", run, state, SimpleNamespace(signal=signal),
                               SimpleNamespace(update=told.append))
         expected = [("b1", run.recipe.lr_at(2, 1, 3), 4), ("b2", run.recipe.lr_at(2, 2, 3), 2)][:steps]
@@ -244,7 +244,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
 def test_the_last_files_of_a_run(tmp_path, capsys, monkeypatch):
     run, model = digits_run(tmp_path), nn.Linear(2, 2)
     best = {name: value + 1 for name, value in model.state_dict().items()}
-    log = [{"epoch": 1, "selection_acc": 0.5, "seconds": 1.26}, {"epoch": 2, "selection_acc": 0.25, "seconds": 2.0}]
+    log = [{"epoch": k, "selection_acc": a, "seconds": s} for k, a, s in ((1, 0.5, 1.26), (2, 0.1, 1), (3, 0.25, 1))]
     run_dir.write_log(tmp_path, log)
     (tmp_path / "checkpoint.pt").touch()
     state = TrainState(3, log=log, best={"epoch": 1, "accuracy": 0.5}, best_weights=best, train_seconds_before=3.14159)
@@ -266,5 +266,5 @@ def test_the_last_files_of_a_run(tmp_path, capsys, monkeypatch):
     assert written == {**config, **results, "unreadable_files": ["a.png", "b.png", "c.png"], "sha256": hashes,
                        "log_sha256": run_dir.file_digest(tmp_path / "log.csv")}
     assert not (tmp_path / "checkpoint.pt").exists()
-    assert f"{run}: 2 epochs in 3 s, test accuracy 25.00 %" in capsys.readouterr().out
+    assert f"{run}: 3 epochs in 3 s, test accuracy 25.00 %" in capsys.readouterr().out
     train.finish(run, config, model, state, object())
