@@ -1,16 +1,20 @@
 """Claims about calibration, detection and exported graphs, with the smallest networks."""
 import copy
+import sys
+import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import recipes
 from engine import exported
 from engine.detection import Detector, calibrate
 from engine.exported import DetectorGraph, compared, example_images
 from losses import LossFirstPart, SoftMaxLossFirstPart
-from losses.calibration import PERCENTILES, SCORES
+from losses.calibration import PERCENTILES, SCORES, score_number
 from models.ensemble import Ensemble
 from utils.io import UserError
 
@@ -61,7 +65,9 @@ def test_a_calibration_says_what_it_was_made_of(world):
 
 
 def test_a_temperature_that_is_doubtful_is_noted():
-    right = calibrate(2, np.array([[3.0, 0], [0, 3]], np.float32), np.array([0, 1]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whatever else is done with warnings
+        right = calibrate(2, np.array([[3.0, 0], [0, 3]], np.float32), np.array([0, 1]))
     assert right["temperature_note"] and right["images"] == 2
 
 
@@ -88,6 +94,11 @@ def test_equal_thresholds_and_whole_numbers_are_a_calibration(world):
     model, *_, made = world
     equal = damaged(made, lambda c: c.update(temperature=2, thresholds={"MDS": [1] * 25, "ES": [0.0] * 25}))
     assert Detector(model, 3, equal, "MDS").threshold(0.05) == 1
+    half = damaged(made, lambda c: c.update(temperature=0.5))
+    head = Detector(model, 3, half, "MDS").head
+    assert head.temperature.item() == 0.5 and head.validationset_available.item() is True
+    assert head.thresholds_score.tolist() == [-1, score_number("MDS")] and head.precomputed_thresholds[0].isnan().all()
+    assert head.thresholds_temperature[0].isnan() and head.thresholds_temperature[1] == 0.5
     with pytest.raises(UserError, match="no thresholds of MPS, it has MDS, ES. Evaluate"):
         Detector(model, 3, equal, "MPS")
     with pytest.raises(UserError, match="the calibration is damaged"):
@@ -118,12 +129,24 @@ def test_a_foreign_heads_logits_are_divided_by_the_temperature(world):
     detector = Detector(model, 3, made, "MDS")
     assert not detector.ours and isinstance(detector.head, LossFirstPart)
     assert torch.allclose(detector(images, 0.05)[2], (model(images).double() / made["temperature"]).amax(1))
+    assert detector.head.num_classes == 3
     mixed = Ensemble([Tiny(), Tiny(Foreign(48, 3))])
     assert not Detector(mixed, 3, made, "MDS").ours
     with torch.no_grad():
         model.classifier.bias[0] = torch.nan
     with pytest.raises(ValueError, match="NaN or infinity"):
         detector(images, 0.05)
+
+
+def test_scores_of_plugins_are_known_to_detectors(world, monkeypatch):
+    model, images, logits, _, made = world
+    monkeypatch.setitem(recipes.SCORES, "of_a_plugin", lambda z: z[..., 0])
+    with_it = damaged(made, lambda c: c["thresholds"].update(of_a_plugin=made["thresholds"]["MDS"]))
+    try:
+        scores = Detector(model, 3, with_it, "of_a_plugin")(images, 0.05)[2]
+        assert torch.allclose(scores, logits[:, 0].double() / made["temperature"], atol=1e-4)
+    finally:
+        SCORES.pop("of_a_plugin", None)
 
 
 # ---- the graph of an export ----
@@ -141,6 +164,8 @@ def test_a_graph_answers_as_the_detector_does_on_normalised_pixels(world):
         assert torch.allclose(answers[0].double(), probabilities, atol=1e-5)
         assert torch.allclose(answers[1].double(), scores, atol=1e-5) and torch.equal(answers[2], known)
         assert torch.allclose(logits.softmax(1).amax(1), answers[0]) and graph.threshold.dtype == torch.float32
+        graph.threshold.copy_(answers[1][0])
+        assert graph(images)[3][0], "a score at the threshold is in"
         gray = images[:, :1]
         assert all(torch.equal(a, b) for a, b in zip(graph(gray), graph(gray.expand(-1, 3, -1, -1))))
 
@@ -151,6 +176,10 @@ def test_examples_are_noise_ramps_and_flat_images():
     distinct = [len(image.unique()) for image in images]
     assert distinct[2] == distinct[5] == 1 and min(distinct[0], distinct[3]) > 30
     assert images[1, 0, 0, 0] == 0 and images[1, 0, -1, -1] == 255 and (images[1, 0, 1:].diff(dim=0) >= 0).all()
+    ramp = [[int(255 * y / 7 * (0.2 + 0.8 * x / 7) + 1e-9) for x in range(8)] for y in range(8)]
+    assert (images[1, 0] - torch.tensor(ramp)).abs().max() <= 1
+    rng = np.random.default_rng(0)
+    assert np.array_equal(images[0], rng.integers(0, 256, (1, 8, 8))) and images[2, 0, 0, 0] == rng.integers(256)
     assert torch.equal(images[1], images[4]) and not torch.equal(images[0], images[3])
     colour = example_images(8, 3)
     assert torch.equal(colour[1, 0], colour[1, 2]) and not torch.equal(colour[0, 0], colour[0, 2])
@@ -201,5 +230,52 @@ def test_decisions_must_be_alike_but_at_the_threshold():
     flipped = lambda graph: lambda images: [*graph(images)[:3], ~graph(images)[3]]
     with pytest.raises(UserError, match="it rejects other images than PyTorch. Nothing was written"):
         compared(fake_graph([0.5, -0.5]), flipped(fake_graph([0.5, -0.5])), 4, "it")
+    assert compared(fake_graph([0.5]), fake_graph([0.5]), 4, "it").largest_difference == 0
+    high = fake_graph([3.0002], 3.0)
+    assert compared(high, flipped(high), 4, "it").images == 13, "within the tolerance of the largest score"
+    for score in (3.0004, 1.00015):
+        beyond = fake_graph([score], round(score))
+        with pytest.raises(UserError, match="rejects other images"):
+            compared(beyond, flipped(beyond), 4, "it")
     near = fake_graph([5e-5, -5e-5])
     assert compared(near, flipped(near), 4, "it").images == 13
+
+
+# ---- files of an export ----
+
+class Unfit(nn.Module):
+    def forward(self, images):
+        raise RuntimeError("first line\nsecond line")
+
+
+def test_networks_that_cannot_be_exported_are_refused_in_a_line(monkeypatch, tmp_path):
+    with pytest.raises(UserError, match="^this network cannot be exported: first line$"):
+        exported.exported_program(Unfit(), 4)
+    pytest.importorskip("onnxruntime", reason="export --onnx needs the extra [onnx]")
+    given = []
+    monkeypatch.setattr(exported, "exported_program", lambda graph, size: ("program of", graph, size))
+
+    def export(*words, **options):
+        given.append((words, options))
+        raise torch.onnx.OnnxExporterError("outer\nmore") from (ValueError("inner\nmore") if len(given) > 1 else None)
+    monkeypatch.setattr(torch.onnx, "export", export)
+    for reason in ("outer", "inner"):
+        with pytest.raises(UserError, match=f"^ONNX cannot express this network: {reason}$"):
+            exported.write_onnx("graph", 4, tmp_path / "x", {})
+    assert given[0] == ((("program of", "graph", 4),), {
+        "dynamo": True, "input_names": ["images"], "output_names": list(exported.OUTPUTS), "opset_version": 20,
+        "verbose": False})
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match="^--onnx needs onnx: pip install onnx onnxruntime onnxscript$"):
+        exported.write_onnx("graph", 4, tmp_path / "x", {})
+
+
+def test_a_program_is_saved_with_its_metadata_and_compared_as_it_was_loaded(monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr(exported, "exported_program", lambda *words: ("program of", *words))
+    monkeypatch.setattr(torch.export, "save", lambda *words, **options: given.append((words, options)))
+    monkeypatch.setattr(torch.export, "load", lambda path: SimpleNamespace(module=lambda: ("loaded", path)))
+    monkeypatch.setattr(exported, "compared", lambda *words: words)
+    assert exported.write_program("graph", 4, tmp_path, {"a": [1]}) == (
+        "graph", ("loaded", tmp_path), 4, "the torch.export program")
+    assert given == [((("program of", "graph", 4), tmp_path), {"extra_files": {"metadata.json": '{"a": [1]}'}})]

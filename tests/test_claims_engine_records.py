@@ -115,6 +115,12 @@ def test_a_finished_run_is_left_alone(finished, capsys):
     assert taken(run, config) is None
     assert "is finished (3 epochs). Nothing to do; --fresh would start over" in capsys.readouterr().out
     assert not (run.folder / "checkpoint.pt").exists() and (run.folder / "metrics.csv").exists()
+    assert taken(run, config) is None, "without a checkpoint, too"
+    record = json.loads((run.folder / "config.json").read_text())
+    run_dir.write_json(run.folder / "config.json", {**record, "method": {"members": "many"}})
+    with pytest.raises(UserError, match=r"config\.json is not a run's record"):
+        taken(run, config)
+    run_dir.write_json(run.folder / "config.json", record)
     (run.folder / "weights_best.pt").write_bytes(b"other")
     with pytest.raises(UserError, match=r"weights_best\.pt is damaged"):
         taken(run, config)
