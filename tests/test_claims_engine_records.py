@@ -205,6 +205,9 @@ def test_a_tracker_is_off_after_its_first_failure(capsys):
         tracker.log(row)
     tracker.finish("results")
     assert calls == [1, 2] and not tracker.works
+    working = tracking.Tracker("wandb", calls.append, lambda results: calls.append(("end", results)))
+    working.log(4), working.finish("results")
+    assert calls[2:] == [4, ("end", "results")] and working.works
     assert capsys.readouterr().out == "--track wandb failed and is off from here on: OSError: no network\n"
 
 
