@@ -70,6 +70,7 @@ def test_help_keeps_the_lines_of_the_page(monkeypatch, capsys):
     text = capsys.readouterr().out
     assert "first\n  second line\n" in text and all(f"\n  --{name.replace('_', '-')}" in text for name in RECIPE)
     assert text.index("speed:") < text.index("image files (ImageNet):") < text.index("\nrecipe:")
+    assert "speed:\n  these options do not change" in text and "recipe:\n  the default is the published" in text
 
 
 # ---- data sets ----

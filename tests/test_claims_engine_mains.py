@@ -1,4 +1,4 @@
-"""Claims about what evaluate.py, detect.py, export.py and analyze.py do in order, with stand-ins for the work."""
+"""Claims about what evaluate.py, detect.py and export.py do in order, with stand-ins for the work."""
 import contextlib
 import json
 import sys
@@ -9,7 +9,6 @@ import pytest
 import torch
 from conftest import run_like
 
-import analyze
 import detect
 import evaluate
 import export
@@ -286,13 +285,3 @@ def test_an_export_has_weights_settings_calibration_and_a_card(monkeypatch, tmp_
     assert out == ("model.onnx agrees with PyTorch on 13 images: largest difference 2.0e-06 of the largest value\n"
                    "model.pt2 agrees with PyTorch on 12 images: largest difference 3.0e-06 of the largest value\n"
                    if graphs else "")
-
-
-# ---- analyze.py ----
-
-def test_a_row_of_a_run_is_of_its_last_session():
-    run = SimpleNamespace(id_dataset="d", model="m", method="x", seed=2, folder="F", changed="lr", epochs=3, config={
-        "parameters": 5, "best_epoch": 2, "sessions": [{"device": "old"}, {"device": "new", "torch": "2"}]})
-    row = analyze.run_row(run)
-    assert [row[name] for name in ("device", "torch", "commit", "parameters", "best_epoch")] == ["new", "2", None, 5, 2]
-    assert row["last_accuracy"] is None and row["folder"] == "F" and len(row) == 17

@@ -1,4 +1,4 @@
-"""Claims about the parts of evaluate.py, detect.py, export.py and analyze.py."""
+"""Claims about the parts of evaluate.py, detect.py and export.py."""
 import io
 import json
 import os
@@ -9,14 +9,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import run_like
 from PIL import Image
+from safetensors.torch import save_file
 
-import analyze
 import detect
 import evaluate
 import export
 from data.datasets import CATALOG
 from data.decode import UnreadableImage
+from engine import checkpoint
+from engine.build import build_model
+from engine.detection import calibrate
+from utils import run_dir
 from utils.io import UserError
 
 
@@ -38,12 +43,13 @@ def test_what_evaluate_does_unless_told_otherwise(monkeypatch):
     assert arguments(monkeypatch, evaluate, "--pretrained") == {**DEFAULTS, "runs": [], "pretrained": ""}
     monkeypatch.setitem(evaluate.detectors.DETECTORS, "a", None)
     monkeypatch.setitem(evaluate.detectors.DETECTORS, "b", None)
-    words = ["R", "S", "--if-changed", "--detectors", "a", "--detectors", "b", "--ood", "x=1", "y=2", "--ood", "z=3",
-             "--bf16", "--pretrained", "F", "--weights", "W", "--dataset", "D", "--model", "lenet", "--loss", "de",
+    words = ["R", "S", "--if-changed", "--detectors", "a", "b", "--detectors", "a", "--ood", "x=1", "y=2",
+             "--ood", "z=3", "--bf16",
+             "--pretrained", "F", "--weights", "W", "--dataset", "D", "--model", "lenet", "--loss", "de",
              "--seed", "3", "--mean", ".1", ".2", ".3", "--std", "1", "2", "3", "--results-dir", "rd",
              "--data-dir", "dd", "--device", "cpu", "--on-bad-image", "skip", "--workers", "4", "--if-locked", "wait"]
     assert arguments(monkeypatch, evaluate, *words) == {
-        "runs": [Path("R"), Path("S")], "if_changed": True, "detectors": ["a", "b"],
+        "runs": [Path("R"), Path("S")], "if_changed": True, "detectors": ["a", "b", "a"],
         "ood": [("x", "1"), ("y", "2"), ("z", "3")], "bf16": True, "pretrained": "F", "weights": Path("W"),
         "dataset": "D", "model": "lenet", "method": "de", "seed": 3, "mean": [0.1, 0.2, 0.3], "std": [1, 2, 3],
         "results_dir": "rd", "data_dir": "dd", "device": "cpu", "on_bad_image": "skip", "workers": 4,
@@ -62,7 +68,9 @@ def test_what_evaluate_is_not_told(monkeypatch, capsys, words):
 def test_evaluates_help_keeps_its_lines(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         arguments(monkeypatch, evaluate, "--help")
-    assert "\n  python evaluate.py results/digits/lenet/*/seed*\n" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "\n  python evaluate.py results/digits/lenet/*/seed*\n" in text
+    assert "\nweights that were trained elsewhere:\n  they become a run in --results-dir\n" in text
 
 
 def test_ood_folders_and_detectors_are_checked(monkeypatch):
@@ -235,7 +243,30 @@ def test_a_calibration_belongs_to_its_weights(tmp_path):
         detect.RunReader(tmp_path, None, 0.05, torch.device("cpu"))
 
 
-# ---- export.py and analyze.py ----
+@pytest.mark.parametrize(("file", "score", "recorded"), [
+    ("weights.pt", None, True), ("model.safetensors", "ES", False)])
+def test_a_reader_is_of_the_runs_weights_score_and_images(tmp_path, file, score, recorded):
+    run, rng = run_like("dismax", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)), np.random.default_rng(0)
+    model = build_model(run, 7)
+    save = {"weights.pt": checkpoint.save_state, "model.safetensors": lambda path, state: save_file(state, path)}[file]
+    save(tmp_path / file, model.state_dict())
+    if file == "weights.pt":
+        (tmp_path / "model.safetensors").touch()  # of an export into the run's folder, never read
+    images = {"images": {"size": 5, "shorter_side": 6, "class_names": ["x"]}} if recorded else {}
+    run_dir.write_json(tmp_path / "config.json", {**run.record(), "num_classes": 7, "best_epoch": 1, **images})
+    made = calibrate(7, rng.normal(size=(40, 7)).astype(np.float32), rng.integers(0, 7, 40))
+    made["weights"] = run_dir.file_digest(tmp_path / file)
+    run_dir.write_json(tmp_path / "calibration.json", {"last": made})
+    reader = detect.RunReader(tmp_path, score, 0.1, torch.device("cpu"))
+    assert reader.detector.head.score_type == (score or "MMLES") and not reader.detector.model.training
+    assert torch.equal(reader.detector.model.conv1.weight, model.conv1.weight)
+    assert reader.threshold == reader.detector.threshold(0.1) == made["thresholds"][score or "MMLES"][11]
+    assert reader.images == (images["images"] if recorded else detect.image_facts("digits"))
+    assert [*reader.mean.tolist(), *reader.std.tolist()] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    assert (reader.folder, reader.reject_rate, reader.device) == (tmp_path, 0.1, torch.device("cpu"))
+
+
+# ---- export.py ----
 
 def test_only_an_earlier_export_is_replaced(tmp_path):
     export.check_target(tmp_path / "new")
@@ -249,22 +280,3 @@ def test_only_an_earlier_export_is_replaced(tmp_path):
     for place in (tmp_path, tmp_path / "other"):
         with pytest.raises(UserError, match="is a run or a file: choose another folder"):
             export.check_target(place)
-
-
-def test_saliency_is_made_once_for_the_first_seed_of_each_ensemble(monkeypatch):
-    from engine import saliency
-
-    def run(seed, members=5, method="de", **other):
-        return SimpleNamespace(seed=seed, members=members, method=method, id_dataset="d", model="m", changed="",
-                               folder=f"{method}{seed}", **other)
-
-    def write(folder, data_dir):
-        assert data_dir == "DD"
-        if folder == "adp1":
-            raise UserError("two\nlines")
-        return folder == "de1"
-    monkeypatch.setattr(saliency, "write_saliency", write)
-    runs = [run(2), run(1), run(1, 1, "softmax"), run(3, 2, "ncl"), run(1, method="adp"), run(2, method="adp")]
-    made = list(analyze.compute_saliency(runs, "DD"))
-    assert made == ["Saliency maps of de1: made", "No saliency maps of adp1: two lines",
-                    "Saliency maps of ncl3: there already"]
