@@ -4,10 +4,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import run_like
 from torch import nn
 
-from engine import distributed, inference
-from engine.inference import LogitsCache, Outputs, accuracy_of, forward, joined, read_outputs, write_outputs
+from engine import checkpoint, distributed, inference
+from engine.build import build_model
+from engine.inference import (
+    LogitsCache,
+    Outputs,
+    accuracy_of,
+    forward,
+    joined,
+    load_model,
+    read_outputs,
+    write_outputs,
+)
 from models.ensemble import Ensemble
 from utils.io import UserError
 
@@ -209,6 +220,8 @@ def test_ood_images_have_no_label_and_own_ones_do(cache_of):
     inside, outside = (cache_of(features=True).outputs(split_of(name)) for name in ("own", "other"))
     assert inside.labels.tolist() == Data().labels.tolist() and outside.labels.tolist() == [-1] * 9
     assert outside.features is not None and outside.labels.dtype == np.int64
+    cache = cache_of()
+    assert len(cache.outputs(split_of()).labels) == 9 and cache.unreadable == {}
     assert np.array_equal(outside.positions, inside.positions) and np.array_equal(outside.logits, inside.logits)
 
 
@@ -255,3 +268,21 @@ def test_heads_are_copies(cache_of):
     one, two = cache.heads
     assert torch.equal(one.weight, cache.model.members[0].classifier.weight) and not torch.equal(one.weight, two.weight)
     assert one.weight.data_ptr() != cache.model.members[0].classifier.weight.data_ptr()
+
+
+def test_a_model_is_loaded_from_a_file_of_its_own_weights(tmp_path):
+    run, file = run_like("softmax", "resnet20", "cifar10"), tmp_path / "weights.pt"
+    made = build_model(run, 10)
+    checkpoint.save_state(file, made.state_dict())
+    loaded = load_model(run, 10, file)
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), loaded.parameters()))
+    with pytest.raises(UserError, match=r"none is missing: train the run again with --fresh"):
+        load_model(run, 10, tmp_path / "none")
+    with pytest.raises(UserError, match=r"weights\.pt does not hold the weights of resnet20 with softmax: size"):
+        load_model(run, 11, file)
+    whole = torch.zeros(16, 3, 3, 3, dtype=torch.int)
+    for name, value, said in (("stem.0.weight", whole, "stem.0.weight is of type torch.int32"),
+                              ("stem.1.bias", torch.full((16,), torch.nan), "is of no use: stem.1.bias holds NaN")):
+        checkpoint.save_state(file, {**made.state_dict(), name: value})
+        with pytest.raises(UserError, match=said):
+            load_model(run, 10, file)
