@@ -68,7 +68,8 @@ def test_a_step_is_the_mean_of_members_and_weighted_terms():
     total = logits.sum().item()
     assert loss.metrics.tolist() == pytest.approx([mean.item(), accuracy, total, total, 0.25], rel=1e-4, abs=1e-4)
     assert not loss.metrics.requires_grad and first.given["images"] is images and first.given["labels"] is labels
-    assert [f.shape for f in first.given["features"]] == [(6, 12)] * 2 and len(first.given["feature_maps"]) == 2
+    assert [f.shape for f in first.given["features"]] == [(6, 12)] * 2 and [
+        maps.shape for maps in first.given["feature_maps"]] == [(6, 3, 2, 2)] * 2
     assert all(not f.requires_grad for f in loss.aux_features) and loss.aux_labels is labels
 
 
@@ -85,7 +86,8 @@ def test_shares_of_parts_add_up():
     loss(images, labels, share=1, aux_share=0.25)
     assert loss.metrics[2].item() == pytest.approx(metrics[2].item() / 4, rel=1e-4)
     assert loss.metrics[0].item() == pytest.approx(metrics[0].item(), rel=1e-4)
-    assert times(1, "as it is") == "as it is" and times(0.5, 4) == 2
+    value = object()
+    assert times(1, value) is value and times(0.5, 4) == 2 and times(0, 4) == 0 and times(2, 4) == 8
 
 
 def test_shown_images_go_through_frozen_statistics():
@@ -178,6 +180,11 @@ def test_what_mixes_and_what_reorders():
     first, second = (member.classifier for member in model.members)
     some = TrainingLoss(model, [SoftMaxLossSecondPart(first), Turning(second)])
     assert some.reorders and not some.mixes
+    assert not TrainingLoss(model, [object()]).mixes, "a plugin's need not say"
+    images, labels = batch()
+    assert torch.equal(some.preprocess(images, labels)[1], labels), "one batch for all goes through the first one's"
+    turned = TrainingLoss(model, [Turning(second), SoftMaxLossSecondPart(first)]).preprocess(images, labels)
+    assert torch.equal(turned[1], labels.flip(0))
 
 
 @pytest.mark.parametrize("shared", [True, False])
