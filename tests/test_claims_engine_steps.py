@@ -1,4 +1,5 @@
 """Claims about a training step: its parts, its loss, and the discriminator beside it."""
+import contextlib
 import dataclasses
 from types import SimpleNamespace
 
@@ -195,6 +196,40 @@ def test_gradients_are_clipped_and_times_the_ranks(monkeypatch):
     monkeypatch.setattr(distributed, "rank_and_world_size", lambda: (0, 3))
     step.backward(batch, 1)
     assert step.training_loss.model.weight.grad.item() == 12 and step.sums.tolist() == [4, 1]
+
+
+def test_gradients_are_exchanged_after_the_last_part(monkeypatch):
+    asked, batch = [], (images(1.0, 2.0, 3.0), torch.zeros(3, dtype=torch.long), None, None)
+    monkeypatch.setattr(distributed, "no_sync", lambda module, is_last: asked.append(
+        is_last) or contextlib.nullcontext())
+    stepping(1)(batch, 1.0, 3)
+    assert asked == [False, False, True]
+    stepping()(batch, 1.0, 3)
+    assert len(asked) == 3, "one process and one part: nothing to exchange"
+    monkeypatch.setattr(distributed, "is_distributed", lambda: True)
+    monkeypatch.setattr(distributed, "all_reduce_sum", lambda tensor: tensor)
+    monkeypatch.setattr(distributed, "wrap_ddp", lambda module, device: module)
+    monkeypatch.setattr(distributed, "rank_and_world_size", lambda: (0, 1))
+    stepping()(batch, 1.0, 3)
+    assert asked[3:] == [True]
+
+
+@pytest.mark.parametrize(("micro", "share"), [(0, 1), (1, 0.5)])
+def test_a_discriminator_learns_from_every_part(micro, share):
+    calls = []
+    discriminator = SimpleNamespace(
+        names=("d", "e"), zero_grad=lambda: calls.append("zero"), update=lambda: calls.append("update"),
+        backward=lambda *words: calls.append(words) or torch.tensor([2.0, 3.0]) * words[2])
+    plain = stepping(micro)
+    loss = plain.training_loss
+    loss.aux_features, loss.aux_labels = "features", "labels"
+    step = TrainStep(loss, plain.optimizer, discriminator, plain.recipe, ExecutionOptions(), CPU)
+    assert step.names == ["loss", "accuracy", "d", "e"]
+    step((images(1.0, 2.0), torch.zeros(2, dtype=torch.long), None, None), 1.0, 2)
+    assert calls == ["zero", *[("features", "labels", share)] * round(1 / share), "update"]
+    assert step.sums[2:].tolist() == [4, 6] and step.sums[0] != 0
+    step.backward((images(1.0)[:0], torch.zeros(0, dtype=torch.long)), 2)
+    assert calls[-1] == "update", "an empty part teaches nothing"
 
 
 def test_names_and_weights_of_a_step():
