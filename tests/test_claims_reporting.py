@@ -101,6 +101,7 @@ def corrupted_run(method="de", seed=1, shift=0.0, changed="", notes=()):
     inside = ("openood", "cifar10", "id", "best", "")
     rows = [(*inside, "images", 9000), (*inside, "accuracy", 0.95), (*inside, "nll", 0.2),
             (*inside, "nll_clean_temperature", 0.9), ("openood", "cifar10", "id", "last", "", "accuracy", 0.11)]
+    rows[0] = (*rows[0], dict(notes).get("clean", ""))
     for severity in (1, 5):
         for name, value in (("cifar10_fog", 0.8), ("cifar10_frost", 0.6), ("cifar10_speckle_noise", 0.1)):
             place = "openood", name, f"corrupted_{severity}", "best", ""
@@ -111,13 +112,15 @@ def corrupted_run(method="de", seed=1, shift=0.0, changed="", notes=()):
 
 
 def test_corruptions_are_averaged_without_the_validation_ones():
-    rows = corrupted.rows_of("cifar10", [corrupted_run(), in_memory("de", 2, dataset="cifar100")])
+    elsewhere = in_memory("de", 2, [("openood", "fog", "corrupted_1", "best", "", "images", 9)], "cifar100")
+    rows = corrupted.rows_of("cifar10", [corrupted_run(), elsewhere])
     assert [row["severity"] for row in rows[::len(corrupted.METRICS)]] == [0, 1, 5]
     by = {(row["severity"], row["column"]): row for row in rows}
     assert by[0, "ACC (%)"]["value"] == pytest.approx(95) and by[0, "ACC (%)"]["corruptions"] == 0
     assert by[1, "ACC (%)"]["value"] == pytest.approx(69) and by[5, "ACC (%)"]["value"] == pytest.approx(65)
     assert by[5, "ACC (%)"]["corruptions"] == 2 and (by[5, "ACC (%)"]["seed"], by[5, "ACC (%)"]["method"]) == (1, "de")
     assert by[5, "NLL, own T"]["value"] == 6 and by[5, "NLL, clean T"]["value"] == 7
+    assert [metric[2:] for metric in corrupted.METRICS.values()] == [(100, 2)] + [(1, 4)] * 7
     assert by[0, "NLL, clean T"]["value"] == 0.2, "of clean images both temperatures are the clean one"
     assert math.isnan(by[1, "Brier, own T"]["value"]) and by[1, "Brier, own T"]["corruptions"] == 0
     clean = in_memory("de", 1, [("openood", "svhn", "far", "best", "", "images", 9)], "cifar10")
@@ -125,10 +128,10 @@ def test_corruptions_are_averaged_without_the_validation_ones():
 
 
 def test_the_notes_of_corruptions_are_told_once_and_only_theirs():
-    run = corrupted_run(notes={"cifar10_fog": "made here", "cifar10_frost": "another"})
+    run = corrupted_run(notes={"cifar10_fog": "made here", "cifar10_frost": "another", "clean": "of the clean ones"})
     rows = corrupted.rows_of("cifar10", [run])
     assert {row["note"] for row in rows if row["severity"]} == {"another; made here"}
-    assert {row["note"] for row in rows if not row["severity"]} == {""}
+    assert {row["note"] for row in rows if not row["severity"]} == {"of the clean ones"}
     table, = corrupted.sections(rows)
     assert table.note == "another; made here."
 
@@ -146,6 +149,9 @@ def test_the_table_of_corruptions_has_a_line_per_severity_and_method():
     changed, = corrupted.sections(corrupted.rows_of("cifar10", [corrupted_run(changed="lr 1 (published 2)")]))
     assert changed.note == "CHANGED RECIPE: lr 1 (published 2)."
     assert [row[1] for row in changed.rows] == ["DE"] * 3
+    rows = [row for row in corrupted.rows_of("cifar10", runs) if row["severity"] in (0, 5)]
+    table, = corrupted.sections(rows)
+    assert [row[0] for row in table.rows] == ["0 (clean)", "0 (clean)", "5", "5"]
 
 
 # ---- status ----

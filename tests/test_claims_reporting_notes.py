@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from in_memory import in_memory
+from in_memory import cell, in_memory, line, mnist_run
 
 from reporting import (
     check,
@@ -15,32 +15,10 @@ from reporting import (
     paired_gains,
     papers,
 )
-from reporting.comparison import Column, Line
+from reporting.comparison import Column
 from reporting.load import LeftOut, Results
-from reporting.verdicts import Cell
 
-PUBLISHED, COMMON = openood.BENCHMARK.protocols
 CHANGED = "lr 1 (published 2)"
-
-
-def cell(**changes):
-    return Cell("column", math.nan, math.nan, 0, math.nan, math.nan, 0, 0, math.nan, math.nan, "")._replace(**changes)
-
-
-def line(runs=(), method="de", cells=(), changed="", paper=None, protocol=PUBLISHED, title="DE", model="lenet"):
-    return Line(model, method, title, changed, protocol, list(runs), paper, list(cells))
-
-
-def mnist_run(method="de", seed=1, near=0.9, far=0.8, notes=None, images=100, **more):
-    """A run on the near and far sets of MNIST, with every score, and another value at the last epoch."""
-    rows = [("openood", "mnist", "id", c, "", "accuracy", 0.99) for c in ("best", "last")]
-    rows += [("openood", "mnist", "id", "best", "", "images", 9000)]
-    for group, name, value in (("near", "notmnist", near), ("near", "fashion_mnist", near), ("far", "textures", far)):
-        for checkpoint, shift in (("best", 0), ("last", -0.1)):
-            rows += [("openood", name, group, checkpoint, "", "images", images, (notes or {}).get(name, ""))]
-            rows += [("openood", name, group, checkpoint, score, "auroc", value + shift + more_by)
-                     for score, more_by in (("average", 0), ("logit-average", 0.02), ("minmax", 0.04))]
-    return in_memory(method, seed, rows, **more)
 
 
 # ---- check ----

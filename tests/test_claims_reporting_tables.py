@@ -2,7 +2,7 @@
 import math
 
 import pytest
-from in_memory import in_memory
+from in_memory import COMMON, PUBLISHED, cell, in_memory, line, mnist_run
 
 from reporting import (
     comparison,
@@ -10,31 +10,10 @@ from reporting import (
     openood,
     verdicts,
 )
-from reporting.comparison import Column, Line
-from reporting.verdicts import OUTSIDE, Cell, number, verdict
+from reporting.comparison import Column
+from reporting.verdicts import OUTSIDE, number, verdict
 
-PUBLISHED, COMMON = openood.BENCHMARK.protocols
 CHANGED = "lr 1 (published 2)"
-
-
-def cell(**changes):
-    return Cell("column", math.nan, math.nan, 0, math.nan, math.nan, 0, 0, math.nan, math.nan, "")._replace(**changes)
-
-
-def line(runs=(), method="de", cells=(), changed="", paper=None, protocol=PUBLISHED, title="DE", model="lenet"):
-    return Line(model, method, title, changed, protocol, list(runs), paper, list(cells))
-
-
-def mnist_run(method="de", seed=1, near=0.9, far=0.8, notes=None, images=100, **more):
-    """A run on the near and far sets of MNIST, with every score, and another value at the last epoch."""
-    rows = [("openood", "mnist", "id", c, "", "accuracy", 0.99) for c in ("best", "last")]
-    rows += [("openood", "mnist", "id", "best", "", "images", 9000)]
-    for group, name, value in (("near", "notmnist", near), ("near", "fashion_mnist", near), ("far", "textures", far)):
-        for checkpoint, shift in (("best", 0), ("last", -0.1)):
-            rows += [("openood", name, group, checkpoint, "", "images", images, (notes or {}).get(name, ""))]
-            rows += [("openood", name, group, checkpoint, score, "auroc", value + shift + more_by)
-                     for score, more_by in (("average", 0), ("logit-average", 0.02), ("minmax", 0.04))]
-    return in_memory(method, seed, rows, **more)
 
 
 # ---- costs ----

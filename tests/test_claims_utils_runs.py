@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,17 @@ def test_a_whole_record_is_taken():
         run_record._check("", [], {})
 
 
+def test_a_folder_that_cannot_be_looked_into_is_found_at_each_level(tmp_path, monkeypatch):
+    """Data set, network, method and seed; not what lies below a seed, and no files. Reading or entering: both count."""
+    (tmp_path / "d/m/x/seed1/logits").mkdir(parents=True)
+    (tmp_path / "d/file").write_text("")
+    every = [tmp_path / name for name in ("d", "d/m", "d/m/x", "d/m/x/seed1")]
+    for wanted in (os.R_OK, os.X_OK):
+        monkeypatch.setattr(run_dir.os, "access", lambda path, mode, wanted=wanted: not mode & wanted)
+        assert run_dir.closed_folders(tmp_path) == run_dir.closed_folders(tmp_path, "d") == every
+    assert run_dir.closed_folders(tmp_path, "e") == []
+
+
 def saved(folder, **changes):
     run = Run(folder, "mnist", "lenet", "de", 1, METHODS["de"], RECIPE)
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,6 +83,9 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
     assert run_dir.run_folder("r", *run.address.values()).parts == ("r", "mnist", "lenet", "de", "seed1")
     saved(tmp_path / "a", recipe={**RECIPE.as_dict(), "more": 1})
     with pytest.raises(UserError, match="its recipe has other fields"):
+        run_dir.load_run(tmp_path / "a")
+    saved(tmp_path / "a", num_classes=0)
+    with pytest.raises(UserError, match="num_classes is less than 1"):
         run_dir.load_run(tmp_path / "a")
     saved(tmp_path / "a", recipe={**RECIPE.as_dict(), "epochs": 0})
     with pytest.raises(UserError, match="not a run's record of this version .*--epochs must be at least 1.*--fresh"):
@@ -122,6 +137,34 @@ def test_folders_of_runs_are_found_in_order_and_cleared(tmp_path, monkeypatch):
     run_dir.clear(found[2])
 
 
+@pytest.mark.parametrize("denied", [".", "logits", "logits/inner"])
+@pytest.mark.parametrize("mode", [os.W_OK, os.X_OK])
+def test_nothing_is_removed_where_one_folder_cannot_be_changed(tmp_path, monkeypatch, denied, mode):
+    (tmp_path / "logits/inner").mkdir(parents=True)
+    (tmp_path / "weights.pt").write_text("")
+    monkeypatch.setattr(run_dir.os, "access", lambda path, asked: not (path == tmp_path / denied and asked & mode))
+    with pytest.raises(UserError, match=f"{tmp_path / denied} cannot be changed by this user: nothing was removed"):
+        run_dir.clear(tmp_path)
+    assert (tmp_path / "weights.pt").exists() and (tmp_path / "logits/inner").is_dir()
+    run_dir.clear(tmp_path, ("scores",))
+
+
+def test_what_a_link_leads_to_is_not_looked_at_and_what_is_gone_is_no_error(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere/inner").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/logits").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "run/log.csv").write_text("")
+    asked = []
+    def access(path, mode):
+        asked.append(path)
+        (tmp_path / "run/log.csv").unlink()
+        return True
+    monkeypatch.setattr(run_dir.os, "access", access)
+    run_dir.clear(tmp_path / "run")
+    assert asked == [tmp_path / "run"] and not [*(tmp_path / "run").iterdir()]
+    assert (tmp_path / "elsewhere/inner").is_dir()
+
+
 def test_weights_are_compared_with_their_record(tmp_path):
     content = os.urandom((1 << 20) + 3)
     (tmp_path / "weights.pt").write_bytes(content)
@@ -145,7 +188,50 @@ def test_records_are_objects(tmp_path):
         with pytest.raises(UserError, match=f"{said}.*--fresh"):
             run_dir.read_json(path)
     run_dir.write_log(tmp_path, [{"epoch": 1, "b": 2}, {"epoch": 2, "b": 3}])
-    assert (tmp_path / "log.csv").read_text() == "epoch,b\n1,2\n2,3\n"
+    assert (tmp_path / "log.csv").read_bytes() == b"epoch,b\n1,2\n2,3\n"
+    with pytest.raises(UserError, match="/dev/null is a device"):
+        run_dir.file_digest("/dev/null")
+
+
+def test_metrics_belong_to_the_weights_that_the_config_tells_of(tmp_path):
+    row = ("openood", "svhn", "far", "best", "", "auroc", 1 + 1e-6, "note")
+    for weights, config, fits in (("abc", None, True), ("abc", {}, True),
+                                  ("abc", {"sha256": {"weights.pt": "abc"}}, True),
+                                  ("abc", {"sha256": {"weights.pt": "x"}}, False),
+                                  ("abc", {"sha256": {"a": "x"}}, True),
+                                  ("", {"sha256": {"weights.pt": "x"}}, True)):
+        run_dir.write_metrics(tmp_path, [row, row[:5] + ("brier", 2)], weights)
+        if fits:
+            assert run_dir.read_metrics(tmp_path, config) == [row, (*row[:5], "brier", 2.0, "")]
+        else:
+            with pytest.raises(UserError, match="made of other weights than config.json tells of: it is another run's"):
+                run_dir.read_metrics(tmp_path, config)
+    assert b"\r" not in (tmp_path / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize("metric, low, high", [
+    ("accuracy", 0, 1), ("ece_uncalibrated", 0, 1), ("auroc", 0, 1), ("aupr_out_published", 0, 1), ("brier", 0, 2),
+    ("nll", 0, math.inf), ("images", 0, math.inf), ("temperature", 0, math.inf), ("own", -math.inf, math.inf)])
+def test_values_lie_within_the_limits_of_their_metric(metric, low, high):
+    def refused(value, checkpoint="last"):
+        try:
+            run_dir._refuse_impossible([("b", "d", "g", checkpoint, "", metric, value, "")], Path("r/metrics.csv"))
+        except UserError as error:
+            return str(error)
+    for end, sign in ((low, -1), (high, 1)):
+        if math.isfinite(end):
+            assert not refused(end) and not refused(end + sign * 0.9e-6)
+            assert "is impossible. Evaluate the run again: python evaluate.py r" in refused(end + sign * 1.1e-6)
+    assert not refused(0.5) and not refused(0.5, "best") and "impossible" in refused(math.nan)
+    assert "impossible" in refused(math.inf) and "unknown checkpoint 'first'" in refused(0.5, "first")
+
+
+def test_a_row_that_no_csv_writer_wrote_is_damage(tmp_path):
+    before = ",".join(run_dir.METRIC_COLUMNS) + '\n"b"x,d,g,last,,auroc,0.5,\n'
+    closing = f",,,,,rows,1,sha256:{hashlib.sha256(before.encode()).hexdigest()}\n"
+    (tmp_path / "metrics.csv").write_text(before + closing)
+    with pytest.raises(UserError, match="is damaged or empty"):
+        run_dir.read_metrics(tmp_path)
 
 
 # ---- plugins and versions ----
