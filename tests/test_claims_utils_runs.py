@@ -1,6 +1,7 @@
 """The records of runs, plugins and versions: what is read, compared, removed and refused."""
 import hashlib
 import json
+import math
 import os
 import sys
 from importlib.metadata import version
