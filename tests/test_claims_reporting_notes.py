@@ -14,6 +14,7 @@ from reporting import (
     openood,
     paired_gains,
     papers,
+    softmax_gains,
 )
 from reporting.comparison import Column
 from reporting.load import LeftOut, Results
@@ -155,3 +156,43 @@ def test_the_selected_epoch_and_what_it_changes():
     assert table.name == "LeNet" and table.note == "" and len(table.headers) == len(table.rows[0])
     bare = epoch_selection.row_of(in_memory("de", log=[{"epoch": 1}]))
     assert math.isnan(bare["near_best"]) and math.isnan(bare["diversity_first"])
+
+
+# ---- gains over SoftMax ----
+
+def single_run(method, seed=1, scores=None, accuracy=0.9, near=None, images=100, **more):
+    """A run on CIFAR-10: scores of SVHN (very far), and near sets of the openood benchmark."""
+    rows = [("dismax", "cifar10", "id", "last", "", "accuracy", accuracy),
+            ("dismax", "cifar10", "id", "last", "", "images", 9)]
+    rows += [("dismax", "svhn", "very_far", "last", "", "images", images)] * (scores is not None)
+    rows += [("dismax", "svhn", "very_far", "last", name, "auroc", value) for name, value in (scores or {}).items()]
+    for name in ("cifar100", "tinyimagenet") if near is not None else ():
+        rows += [("openood", name, "near", "last", "", "images", 9), ("openood", name, "near", "last", "average",
+                                                                      "auroc", near),
+                 ("openood", name, "near", "last", "logit-average", "auroc", near + 0.01)]
+    return in_memory(method, seed, rows, "cifar10", "resnet20", **more)
+
+
+def test_gains_over_softmax_are_laid_out_by_method_and_score():
+    runs = [single_run("softmax", 1, {"MPS": 0.80, "MDS": 0.82}, 0.90, 0.7),
+            single_run("softmax", 2, {"MPS": 0.80, "MDS": 0.82}, 0.92),
+            single_run("dismax", 1, {"MMLES": 0.90, "MPS": 0.85, "MDS": 0.86}, 0.91, 0.75),
+            single_run("dismax", 2, {"MMLES": 0.94, "MPS": 0.85, "MDS": 0.86}, 0.93),
+            single_run("isomax", 1, {"ES": 0.5}, images=7),
+            single_run("de", 1), single_run("isomaxplus", 1, score_files=True), single_run("dismax", 3, {"MMLES": 0.1})]
+    rows = softmax_gains.rows_of("cifar10", runs)
+    table, = softmax_gains.sections(rows)
+    assert table.rows == [
+        ["IsoMax", "ACC", "", "1", "+0.00", "n = 1", ""],
+        ["DisMax", "ACC", "", "2", "+1.00 ± 0.00", "+1.00 to +1.00", ""],
+        ["", "SVHN AUROC", "MMLES, SoftMax: MPS", "2", "+12.00 ± 2.83", "-13.41 to +37.41", ""],
+        ["", "SVHN AUROC", "MPS", "2", "+5.00 ± 0.00", "+5.00 to +5.00", "+7.00"],
+        ["", "SVHN AUROC", "MDS", "2", "+4.00 ± 0.00", "+4.00 to +4.00", "+8.00"],
+        ["", "near sets AUROC", "average", "1", "+5.00", "n = 1", ""],
+        ["", "near sets AUROC", "logit-average", "1", "+5.00", "n = 1", ""]]
+    assert table.name == "ResNet-20" and table.note == ""
+    assert rows[1]["seeds"] == "1 2" and rows[-1]["ood_group"] == "near"
+    assert softmax_gains.rows_of("cifar10", runs[2:]) == [] == softmax_gains.rows_of("cifar100", runs)
+    changed = [single_run(method, changed=CHANGED) for method in ("softmax", "dismax")]
+    assert [one.note for one in softmax_gains.sections(softmax_gains.rows_of("cifar10", [*changed, *runs[:3]]))] == [
+        f"CHANGED RECIPE: {CHANGED}.", ""]

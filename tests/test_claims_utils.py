@@ -99,6 +99,20 @@ def test_a_file_is_replaced_only_when_the_block_ends_well(tmp_path):
         raise OSError(errno.EDOM, "reason")
 
 
+@pytest.mark.parametrize("number, passed", [(errno.EINVAL, True), (errno.ENOSYS, True), (errno.ENOTSUP, True),
+                                            (errno.EIO, False)])
+def test_a_file_system_without_fsync_will_do(tmp_path, monkeypatch, number, passed):
+    def fsync(handle):
+        raise OSError(number, "reason")
+    monkeypatch.setattr(io.os, "fsync", fsync)
+    if passed:
+        io.write_text(tmp_path / "a", "x")
+    else:
+        with pytest.raises(UserError, match="could not write"):
+            io.write_bytes(tmp_path / "a", b"x")
+    assert (tmp_path / "a").exists() == passed
+
+
 def test_a_pipe_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/null")):
