@@ -1,5 +1,6 @@
 """What the tables of comparison say of runs: labels, cells, costs, scores, verdicts."""
 import math
+from dataclasses import replace
 
 import pytest
 from in_memory import COMMON, PUBLISHED, cell, in_memory, line, mnist_run
@@ -11,6 +12,7 @@ from reporting import (
     verdicts,
 )
 from reporting.comparison import Column
+from reporting.load import Results
 from reporting.verdicts import OUTSIDE, number, verdict
 
 CHANGED = "lr 1 (published 2)"
@@ -115,13 +117,15 @@ def test_comparison_takes_the_runs_of_the_data_set_and_the_benchmark():
 
 def test_every_score_is_shown_and_the_papers_is_marked():
     runs = [mnist_run(seed=1), mnist_run(seed=2, near=0.92), mnist_run("gradcam"), mnist_run("own", members=5),
-            in_memory("de", dataset="digits")]
+            mnist_run(seed=9, near=0.1, dataset="digits")]
     rows = comparison.score_rows(openood.BENCHMARK, "mnist", runs)
     assert [(row["ood_group"], row["method"], row["score"]) for row in rows][:4] == [
         ("near", "de", "average"), ("near", "de", "logit-average"), ("near", "de", "minmax"),
         ("near", "gradcam", "average")]
     assert rows[0]["mean"] == pytest.approx(91) and rows[0]["std"] == pytest.approx(math.sqrt(2)) and rows[0]["n"] == 2
     assert math.isnan(rows[3]["std"]) and [row["ood_group"] for row in rows] == ["near"] * 9 + ["far"] * 9
+    only = replace(openood.BENCHMARK, scores_include=lambda run: run.method == "gradcam")
+    assert {row["method"] for row in comparison.score_rows(only, "mnist", runs)} == {"gradcam"}
     table, = comparison.score_sections(openood.BENCHMARK, "mnist", rows)
     assert table.headers == ["OOD sets", "method", "average", "logit-average", "minmax"]
     assert table.rows[:3] == [["near", "DE", "91.00 ± 1.41 *", "93.00 ± 1.41", "95.00 ± 1.41"],
@@ -163,3 +167,22 @@ def test_numbers_have_their_spread_where_there_is_one():
     assert number(1.234, 0.567, 2) == "1.23 ± 0.57" and number(1.234, math.nan, 1) == "1.2"
     assert number(math.nan, 0.1, 2) == "–" == number(math.inf, 0.1, 2)
     assert verdicts.WIDEST == 0.45
+
+
+def test_each_network_has_its_own_runs_and_rows_of_its_data_set():
+    rows = [{"id_dataset": dataset, "model": model, "method": method, "title": f"{dataset} {model} {method}",
+             "seeds": 5.0}
+            for dataset, model, method in (("digits", "lenet", "adp"), ("mnist", "other", "ncl"),
+                                           ("mnist", "lenet", "de"))]
+    benchmark = replace(openood.BENCHMARK, papers=lambda: rows)
+    lines = comparison.compare(benchmark, "mnist", [mnist_run(), mnist_run(model="other"),
+                                                    mnist_run(seed=2, model="other")])
+    assert [(one.model, one.title, len(one.runs)) for one in lines[::2]] == [
+        ("lenet", "mnist lenet de", 1), ("other", "DE", 2), ("other", "mnist other ncl", 0)]
+    sections = list(comparison.sections(benchmark, "mnist", lines, Results([], [])))
+    assert [section.name for section in sections] == ["LeNet", "other"]
+    assert sections[0].headers[:3] == ["method", "", "ACC (%)"] and sections[0].headers[-2:] == ["train (s)", "× DE"]
+    assert [row[:3] + row[-2:] for row in sections[1].rows] == [
+        ["DE", "ours, release's protocol, n = 2", "99.00 ± 0.00", "100", "1.0"],
+        ["", "ours, common score, n = 2", "99.00 ± 0.00", "", ""], ["mnist other ncl", "ours: no run", "", "", ""]]
+    assert sections[1].note.startswith("2 runs on CPU.")
