@@ -1,5 +1,6 @@
 """What the figures draw: positions, shares, labels, colours."""
 import hashlib
+import warnings
 
 import numpy as np
 import pytest
@@ -106,12 +107,14 @@ def test_the_reliability_of_each_bin():
     top = np.array([0.95] * 12 + [0.62] * 3 + [1.0, edges[9]])
     probabilities = np.stack([1 - top, top], 1)
     labels = np.array([1] * 9 + [0] * 3 + [1, 1, 0] + [1, 1])
-    means, accuracies, counts, ece = plots.reliability(probabilities, labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of 0/0 in an empty bin
+        means, accuracies, counts, ece = plots.reliability(probabilities, labels)
     assert counts.tolist() == [0] * 8 + [1, 3, 0, 0, 0, 0, 13]
     assert means[[8, 9, 14]] == pytest.approx([0.6, 0.62, (12 * 0.95 + 1) / 13]) and np.isnan(means[:8]).all()
     assert accuracies[[8, 9, 14]] == pytest.approx([1, 2 / 3, 10 / 13])
     assert ece == pytest.approx(expected_calibration_error(probabilities, labels))
-    assert plots.reliability(np.array([[0.0, 0.0]]), np.array([0]))[2][0] == 1
+    assert plots.reliability(np.array([[0.0, 0.0]]), np.array([0]))[2].tolist() == [1] + [0] * 14
     figure = plots.reliability_diagrams({"DE": {"T = 1": (probabilities, labels),
                                                 "T": (probabilities[:9], labels[:9])}})
     upper, lower = figure.axes
@@ -169,6 +172,8 @@ def test_saliency_maps_stand_beside_their_image():
     assert (axis.images[7].get_clim(), axis.images[7].get_cmap().name) == ((-1, 1), "RdBu_r")
     assert axis.images[2].get_array().tolist() == maps[0].tolist() and axis.images[2].get_cmap().name == "magma"
     right = 1.7 + 1.06 + (3 * 1.06 + 1.5) + (2 * 1.06 + 1.5)
+    assert axis.get_position().bounds == (0, 0, 1, 1)
+    assert axis.figure.get_size_inches() == pytest.approx((right, 0.4 + 1.32 * 2))
     assert axis.get_xlim() == pytest.approx((0, right)) and axis.get_ylim() == pytest.approx((0.4 + 1.32 * 2, 0))
     assert said["DE: maps of 3 members"] == pytest.approx((2.96 + 1.59, 0.2)) and not axis.axison
 
