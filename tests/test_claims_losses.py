@@ -160,6 +160,29 @@ def test_why_thresholds_cannot_be_used():
         head.store_thresholds(torch.tensor([1.0, math.inf]))
 
 
+def test_in_a_compiled_graph_an_unusable_threshold_is_nan(monkeypatch):
+    head = SoftMaxLossFirstPart(2, 2)
+    logits = torch.tensor([[1.0, 0], [3, 0], [2, 0]])
+    head.set_thresholds(logits)
+    expected = head.threshold(0.5)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert head.threshold(0.5) == expected and head.detect(logits, 0.5).tolist() == [False, True, True]
+    head.temperature = 3
+    assert head.threshold(0.5).isnan() and not head.detect(logits, 0.5).any()
+
+
+def test_a_head_with_modules_of_its_own_is_converted_with_them():
+    class Deep(SoftMaxLossFirstPart):
+        def __init__(self):
+            super().__init__(2, 2)
+            self.inner = nn.Linear(2, 2)
+    head = Deep().bfloat16()
+    assert head.inner.weight.dtype == head.weights.dtype == torch.bfloat16 and head.temperature.dtype == torch.float32
+    assert head.double().precomputed_thresholds.dtype == head.inner.bias.dtype == torch.float64
+    passes = head._passes
+    assert head.train() is head and head.eval() is head and head._passes == passes + 2 and not head.training
+
+
 # ---- criteria ----
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.25, 1.0])

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from in_memory import in_memory
+from in_memory import in_memory, mnist_run
 
 from metrics.detection import detection_metrics
 from reporting import figures, html, plots
@@ -128,3 +128,106 @@ def test_the_page_counts_runs_and_lists_what_is_left_out(tmp_path):
         assert said in page and ("<h2>Left out</h2><ul><li>a&lt;: cut</li>" in page) == bool(runs)
     assert ('<h4>other</h4><ul><li><a href="#other-overview">overview and verdicts</a></li><li><a href="#name">heading'
             '</a></li></ul>') in page and "<table>" in page and '<h3 id="other-overview">' in page
+
+
+# ---- all pictures of a network ----
+
+def with_maps(folder, shift=0.0, members=2, count=3, sets=("mnist", "own_set")):
+    """A saliency.npz as engine/saliency.py writes it, of two sets."""
+    folder.mkdir(parents=True, exist_ok=True)
+    s, rng = len(sets), np.random.default_rng(0)
+    np.savez(folder / "saliency.npz", sets=np.array(sets), groups=np.array(["id", *["very_far"] * (s - 1)]),
+             images=rng.integers(0, 255, (s, 2, 4, 4, 3)).astype(np.uint8),
+             maps=rng.random((s, 2, members, 3, 3)) + shift,
+             predicted=np.arange(2 * s).reshape(s, 2), correlations=rng.random((s, 2, members, members)) + shift,
+             mean_correlations=rng.random((s, count)) + shift)
+
+
+def test_all_pictures_of_a_network_by_its_first_seeds(tmp_path):
+    log = [{"epoch": 1, "selection_acc": 0.5}]
+    runs = [in_memory("gradcam", 3, folder=tmp_path / "g3"), in_memory("de", 2, folder=tmp_path / "d2", log=log),
+            in_memory("de", 1, folder=tmp_path / "d1")]
+    for name, score in (("d1", "average"), ("d2", "average"), ("g3", "minmax")):
+        dump(tmp_path / name, "mnist", score, mnist=[1.0, 2], textures=[float(name == "d2")])
+        (tmp_path / name / "logits").mkdir()
+        np.savez(tmp_path / name / "logits/mnist.npz", logits=np.eye(2)[None] + (name == "d2"), labels=np.arange(2))
+        with_maps(tmp_path / name, shift=float(name == "d2"))
+    found = {picture.name: picture for picture in figures.pictures("mnist", "lenet", runs)}
+    assert list(found) == [f"mnist_lenet_{word}" for word in (
+        "scores", "roc", "reliability", "training", "saliency", "saliency_correlation")]
+    assert found["mnist_lenet_scores"].title == "LeNet: scores of test images"
+    assert found["mnist_lenet_roc"].caption == "First seed, last epoch, whole test sets, temperature 1."
+    draw = {name.removeprefix("mnist_lenet_"): picture.draw for name, picture in found.items()}
+    assert [one.func for one in draw.values()] == [
+        plots.score_histograms, plots.roc_curves, plots.reliability_diagrams, plots.training_curves,
+        plots.saliency_maps,
+        plots.saliency_correlations]
+    assert list(draw["scores"].args[0]) == list(draw["reliability"].args[0]) == ["DE", "SDDE"]
+    assert draw["scores"].args[0]["DE"][2]["Textures"][1].tolist() == [0], "of seed 1"
+    assert draw["roc"].args == draw["scores"].args and draw["training"].args[0] == {"test images": {"DE": [([1],
+                                                                                                            [0.5])]}}
+    rows, maps = draw["saliency"].args
+    assert [label for label, _ in rows] == ["in-distribution:\nMNIST"] * 2 + ["very far:\nown_set"] * 2
+    assert list(maps) == ["DE", "SDDE"] and [one[2] for one in maps["DE"]] == [0, 1, 2,
+                                                                               3] and maps["DE"][0][0].max() < 1
+    assert maps["DE"][0][0].shape == (2, 3, 3) and maps["DE"][0][1].shape == (2, 2)
+    sets, correlations = draw["saliency_correlation"].args
+    assert sets == ["in-distribution: MNIST", "very far: own_set"] and list(correlations) == ["DE", "SDDE"]
+    assert "at most 3 images per set" in found["mnist_lenet_saliency_correlation"].caption
+    assert figures.arrays_if_there(tmp_path / "none.npz") == {}
+    changed = in_memory("de", 1, folder=tmp_path / "d1", changed="lr 1 (published 2)")
+    assert [picture.name for picture in figures.pictures("mnist", "lenet",
+                                                         [changed])][0] == "mnist_lenet_changed_scores"
+    captions = [picture.caption for picture in html.figures("mnist", [changed, runs[2]])]
+    assert captions[0].endswith("temperature 1. CHANGED RECIPE: lr 1 (published 2).")
+    assert captions[-1].endswith("over images.")
+    assert list(figures.pictures("mnist", "lenet", [in_memory("de", folder=tmp_path)])) == []
+
+
+def test_maps_of_other_images_or_of_one_network_are_not_shown(tmp_path):
+    first = {method: in_memory(method, folder=tmp_path / method, members=members) for method, members in (
+        ("softmax", 1), ("adp", 5), ("ncl", 5), ("gradcam", 5))}
+    for method in first:
+        with_maps(tmp_path / method)
+    shown, all_of_them = figures.saliency("n", "LeNet", first)
+    assert list(shown.draw.args[1]) == ["ADP", "NCL"] and list(all_of_them.draw.args[1]) == ["ADP", "NCL", "SDDE"]
+    with_maps(tmp_path / "ncl", sets=("mnist", "a", "b", "c", "d"))
+    shown, all_of_them = figures.saliency("n", "LeNet", first)
+    assert list(shown.draw.args[1]) == list(all_of_them.draw.args[1]) == ["ADP", "SDDE"]
+    shown, _ = figures.saliency("n", "LeNet", {"ncl": first["ncl"]})
+    assert len(shown.draw.args[0]) == 5, "one image of each of five sets"
+    assert list(figures.saliency("n", "LeNet", {"softmax": first["softmax"]})) == []
+    content = dict(np.load(tmp_path / "adp/saliency.npz"))
+    assert figures.are_maps(content)
+    for key, wrong in (("images", content["images"].astype(int)), ("images", content["images"][..., :2]),
+                       ("images", content["images"][:1]), ("predicted", content["predicted"][:, :1]),
+                       ("correlations", content["correlations"][..., :1]), ("mean_correlations", np.ones((1, 3))),
+                       ("mean_correlations", np.ones((2, 3), int)), ("mean_correlations", np.ones(2)),
+                       ("sets", content["sets"][:1]), ("groups", np.ones(2)), ("maps", content["maps"][0]),
+                       ("maps", content["maps"] * np.inf)):
+        assert not figures.are_maps({**content, key: wrong}), key
+    del content["groups"]
+    assert not figures.are_maps(content)
+
+
+def test_the_summary_is_of_ensembles_in_the_openood_benchmark():
+    def titles(*runs):
+        return {picture.name: picture.title for picture in figures.summaries("mnist", list(runs))}
+    single, ensemble = mnist_run("softmax"), mnist_run()
+    assert "mnist_lenet_openood_summary" not in titles(single)
+    assert titles(ensemble) == {"mnist_lenet_openood_summary": "LeNet, openood benchmark: ours and the paper"}
+    assert titles(mnist_run(model="own")) == {"mnist_own_openood_summary": "own, openood benchmark"}
+    picture, = figures.summaries("mnist", [ensemble])
+    assert picture.draw.func is plots.ours_beside_paper and "near AUROC (%)" in picture.draw.args[0]
+
+
+def test_a_section_has_overview_tables_and_figures_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(html, "figures", lambda dataset, runs: iter([Picture(f"{dataset} a", "A", "C.", None)]))
+    monkeypatch.setattr(html, "summaries", lambda dataset, runs: iter([Picture("s", "S", f"{len(runs)}", None)]))
+    monkeypatch.setattr(html, "figure", lambda folder, picture, titled=True: f"<{picture.name} {folder.name} {titled}>")
+    monkeypatch.setattr(html, "verdicts", lambda runs, dataset: f"<{len(runs)} {dataset}>")
+    links, parts = html.section(tmp_path, "mnist", [("Heading", "name", "<table>")], [1, 2])
+    assert links == [("mnist-overview", "overview and verdicts"), ("name", "Heading"), ("mnist-a", "A")]
+    assert parts == ["<h2>MNIST</h2>", '<h3 id="mnist-overview">Overview and verdicts</h3>',
+                     f"<s {tmp_path.name} True>",
+                     "<2 mnist>", "<table>", f'<h3 id="mnist-a">A</h3><mnist a {tmp_path.name} False>']
