@@ -242,6 +242,31 @@ def test_a_mixed_image_has_a_quarter_of_each_of_its_classes():
     assert q.dtype == torch.float32 and fractional_targets(targets, 4, torch.float64).dtype == torch.float64
 
 
+def test_a_batch_is_split_into_rows_with_classes_and_weights():
+    targets = torch.tensor([2, -100, 1, 0], dtype=torch.int32)
+    head, second = dismax(alpha=3.0)
+    classes, weights = second.split_targets(targets)
+    assert classes.tolist() == [[2] * 4, [0] * 4, [1] * 4, [0] * 4] and classes.dtype == torch.int64
+    assert weights.tolist() == pytest.approx([1 / 3, 0, 1 / 3, 1 / 3])
+    assert second.split_targets(targets[1:2])[1].tolist() == [0]
+    mixed = DisMaxLossSecondPart(head, "fpr", alpha=3.0)
+    classes, weights = mixed.split_targets(torch.tensor([2, -100, 1, 0]))
+    assert classes.tolist() == [[2] * 4, [0] * 4, [1, 0, 1, 0], [0, 1, 0, 1]]
+    assert weights.tolist() == pytest.approx([1 / 2, 0, 3 / 4, 3 / 4])
+    assert torch.equal(mixed.split_targets(targets[:1])[0], torch.tensor([[2] * 4]))
+    head.eval()
+    assert mixed.split_targets(targets)[1].tolist() == pytest.approx([1 / 3, 0, 1 / 3, 1 / 3])
+    head.train()
+    head(torch.randn(4, 4))
+    logits = torch.randn(4, 3)
+    found = mixed.partial_loss(logits, classes, weights)
+    log_p = (10 * logits).log_softmax(1)
+    kl = [-log_p[0, 2], *((math.log(0.5) - log_p[k, :2].mean()) for k in (2, 3))]
+    assert found.item() == pytest.approx((kl[0] / 2 + 3 / 4 * (kl[1] + kl[2])).item(), rel=1e-5)
+    with pytest.raises(ValueError, match="a batch with soft targets cannot be split: targets must be class numbers"):
+        second.split_targets(torch.rand(2, 3))
+
+
 def test_preprocessing_shuffles_inputs_and_targets_alike():
     images = torch.arange(6.0)[:, None, None, None].expand(6, 1, 2, 2)
     for options, plain in (({}, 6), ({"regularization": "fpr"}, 3)):
