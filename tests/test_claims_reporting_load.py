@@ -1,4 +1,5 @@
 """Which runs are taken, and the words of those that are not; scores from files; columns, names and forms of tables."""
+import errno
 import hashlib
 import json
 import math
@@ -9,6 +10,7 @@ import pytest
 from in_memory import in_memory
 
 from metrics.detection import detection_metrics
+from metrics.published import published_detection_metrics
 from reporting import load, score_files
 from utils import run_dir
 from utils.io import UserError
@@ -148,6 +150,8 @@ def test_scores_from_files_become_a_run_of_the_network_that_is_named(tmp_path):
         assert set(found) == {("far", "textures"), ("far", "svhn"), ("ood", "mine")}
         assert found["far", "textures"] == (expected["auroc"], "")
         assert run.cells("openood", checkpoint, "images")["ood", "mine"] == (2, score_files.NOTE)
+        assert run.cells("dismax", checkpoint, "auroc_published", "own score")["ood", "mine"] == (
+            published_detection_metrics(inside[1], out[1])["auroc"], "")
         assert set(run.cells("dismax", checkpoint, "auroc_published", "own score")) == {("very_far", "svhn"),
                                                                                         ("ood", "mine")}
 
@@ -192,3 +196,30 @@ def test_a_seed_of_scores_needs_numbers_and_a_seed_of_its_own():
     for run in (in_memory("own", 2), in_memory("own", 1, rows, model="net"), in_memory("other", 1, rows)):
         score_files.add_scores(runs, run)
     assert len(runs) == 4
+
+
+def test_why_a_run_is_left_out_is_told_without_its_folder(tmp_path, monkeypatch):
+    run = written(tmp_path)
+    def reason(error):
+        def read(folder, config):
+            raise error
+        monkeypatch.setattr(load.run_dir, "read_metrics", read)
+        results = load.read_runs(tmp_path)
+        (left_out,) = results.left_out
+        assert results.runs == [] and left_out[:4] == (run, "mnist", "lenet", "de")
+        return left_out.reason
+    path = run / "metrics.csv"
+    assert reason(UserError(f"{path} is odd")) == "metrics.csv is odd"
+    assert reason(OSError(errno.EIO, "broken",
+                          str(path))).startswith("could not read metrics.csv: broken. Check the disk")
+    assert reason(OSError(errno.EDOM, "strange", str(path))) == "metrics.csv: strange"
+    monkeypatch.undo()
+    (run / "config.json").write_text(json.dumps({**CONFIG, "sha256": 3}))
+    assert load.read_runs(tmp_path).left_out[0].reason == (
+        "config.json is not that of a finished run: sha256 is of another type")
+    monkeypatch.setattr(load.run_dir, "closed_folders", lambda folder, dataset: [tmp_path / "mnist/lenet",
+                                                                                 tmp_path / "d"])
+    closed = load.read_runs(tmp_path).left_out[:2]
+    assert [one[:4] for one in closed] == [(tmp_path / "mnist/lenet", "mnist", "lenet", ""),
+                                           (tmp_path / "d", "d", "", "")]
+    assert closed[0].reason == "it cannot be read by this user: change its permissions"
