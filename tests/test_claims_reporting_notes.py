@@ -97,6 +97,8 @@ def test_notes_of_images_stand_once_and_missing_records_are_told():
               Column("far", "far", ("gone",), "auroc")]
     assert list(notes.image_notes(openood.BENCHMARK, runs, column)) == [
         "near is a mean over 2 of 3 sets: absent missing.", "notmnist: a part."]
+    two = [Column("near", "near", ("fashion_mnist", "gone"), "auroc")]
+    assert list(notes.image_notes(openood.BENCHMARK, runs, two)) == ["near is a mean over 1 of 2 sets: gone missing."]
     assert list(notes.image_notes(openood.BENCHMARK, runs[2:], column)) == [
         "near is a mean over 1 of 3 sets: notmnist, absent missing.",
         "fashion_mnist: the images that were used are not recorded."]
