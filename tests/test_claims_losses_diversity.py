@@ -157,7 +157,7 @@ def test_the_discriminator_and_its_loss():
 
 @pytest.mark.parametrize("shape, padding, ok", [((3, 3), 1, False), ((4, 3), 1, True), ((2, 2), 1, False),
                                                 ((2, 1), 0, True),
-                                                ((1, 1), 0, False), ((4, 2), 1, False)])
+                                                ((1, 1), 0, False), ((4, 2), 1, False), ((1, 2), 3, False)])
 def test_two_pixels_must_remain_of_a_map(shape, padding, ok):
     maps = [torch.rand(2, 1, *shape).requires_grad_() for _ in range(2)]
     logits = torch.stack([m.flatten(1)[:, :1].repeat(1, 2) for m in maps])
