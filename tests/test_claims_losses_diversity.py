@@ -230,3 +230,12 @@ def test_a_batch_norm_between_is_found_only_in_training_mode():
     assert not second_order._mixing_between(line(hidden).sum(), [hidden])
     norm.eval()
     assert not second_order._mixing_between(line(norm(x)).sum(), [x])
+
+
+def test_the_first_call_warns_of_a_batch_norm_and_later_ones_do_not(recwarn):
+    norm, loss = nn.BatchNorm1d(3), InputGradientDiversityLoss("sum")
+    for calls in (1, 1, 1):
+        images = torch.randn(2, 4, 3).requires_grad_()
+        logits = torch.stack([norm(one).square() for one in images])
+        assert loss(images=images, logits=logits).isfinite() and loss._tried
+        assert sum("BatchNorm in training mode mixes" in str(one.message) for one in recwarn) == calls
