@@ -170,6 +170,9 @@ def test_runs_are_listed_one_a_line_or_by_block(monkeypatch, capsys):
     with pytest.raises(SystemExit) as left:
         listed("runs", "digits", "--methods", "own")
     assert left.value.code == 1 and "there are no such runs on digits. Name other" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        listed("walks", "digits")
+    assert left.value.code == 2 and "invalid choice: 'walks'" in capsys.readouterr().err
 
 
 def test_scores_of_the_papers():
