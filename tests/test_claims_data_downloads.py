@@ -178,7 +178,7 @@ def test_only_http_is_opened_with_the_timeout(monkeypatch):
             start = time.monotonic()
             with pytest.raises(OSError, match="timed out"):
                 open_url(urllib.request.Request(f"http://127.0.0.1:{silent.getsockname()[1]}/"), 0.1, watchdog)
-            assert time.monotonic() - start < 5 and len(watchdog._sockets) == 1, "it was watched"
+            assert time.monotonic() - start < 20 and len(watchdog._sockets) == 1, "it was watched"
 
 
 def test_both_kinds_of_connections_are_watched():

@@ -56,6 +56,7 @@ def test_own_ood_sets_are_a_group_of_the_benchmark(data_dir, tmp_path):
     own = ood_folder("mine", tmp_path, "digits")
     plain, with_own = (openood.benchmark("digits", data_dir, ood_sets=sets) for sets in ((), (own,)))
     assert set(with_own.groups) - set(plain.groups) == {"ood"}
+    assert own.advice == "Name another folder: --ood mine=DIR"
     subset, = with_own.groups["ood"]
     assert subset.name == "mine" and len(subset.index["test"]) == 3
 
