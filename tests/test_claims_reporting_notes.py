@@ -129,6 +129,13 @@ def test_gains_over_de_need_the_same_seed_and_have_the_papers_gain_at_the_best_e
     assert table.headers[:4] == ["method − DE", "checkpoint", "scored with", "n"]
 
 
+def test_a_group_that_a_gain_has_no_sets_of_is_missing():
+    row = {"checkpoint": "best", "kind": paired_gains.ONE_SCORE, "score": "MAL", "de_score": "MAL", "n": 2, "mean": 1.5,
+           "std": 0.5, "low": -1.0, "high": 4.0, "due_to_score": 0.25, "share": 0.5, "ood_group": "far"}
+    assert paired_gains._line([row], of_paper=True)[2:] == [
+        "2", "missing", "", "", "+1.50 ± 0.50", "-1.00 to +4.00", "+0.25 (50 %)"]
+
+
 def test_the_interval_of_gains():
     found = paired_gains.gain_summary(np.array([1.0, 3.0]))
     half = 12.706205 * math.sqrt(2) / math.sqrt(2)
