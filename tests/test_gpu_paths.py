@@ -2,12 +2,14 @@
 import copy
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from conftest import script
-from test_cuda_graph import GRAPHS, StandIn, batch_of, run_steps, stepping
+from test_cuda_graph import GRAPHS, StandIn, batch_of, made, run_steps, stepping
 
-from engine import detection, devices, train_step
+from data.loaders import ResidentImages
+from engine import detection, devices, inference, train_step
 from losses.diversity import DiceDiscriminator, dice
 from utils.io import UserError
 
@@ -160,3 +162,16 @@ def test_recorded_and_eager_runs_draw_the_same_after_a_check():
     for _ in range(6):
         step(batch_of(run, 8), 0.1, 8)
     assert torch.equal(recorded, torch.rand(3))
+
+
+def test_logits_are_read_when_the_device_is_done(monkeypatch):
+    """They are copied to the host without waiting for each batch, and waited for once, on the model's own device."""
+    order = []
+    monkeypatch.setattr(devices, "synchronize", lambda device: order.append(device))
+    plain = inference.distributed.gather_to_main
+    monkeypatch.setattr(inference.distributed, "gather_to_main", lambda parts: order.append("read") or plain(parts))
+    run, loss = made("softmax")
+    data = ResidentImages(np.zeros((4, 28, 28, 1), np.uint8), np.zeros(4, np.int64), torch.device("cpu"), 28, (
+        run.recipe.mean, run.recipe.std))
+    inference.forward(loss.model.eval(), data, "")
+    assert order == [torch.device("cpu"), "read"]
