@@ -35,9 +35,10 @@ ROOT = Path(__file__).resolve().parents[1]
 MAP = ROOT / "build/mutation_map.json"
 NOT_PRODUCTION = ("tests/", "benchmarks/", "run_scripts/", "docs/")
 # changes that nobody sees but by a clock, on a screen or on a GPU
-SUSPECT = re.compile(r"cuda|gpu\b|nccl|synchronize|mps\b.*device|non_blocking|pin_memory|persistent_workers|num_workers|"
-                     r"prefetch|memory_format|channels_last|fused=|benchmark = |mininterval|leave=|position=|unit_scale|"
-                     r"figsize|fontsize|linewidth|dpi=|markersize|alpha=0\.|bbox|layout=|ncols=", re.I)
+SUSPECT = re.compile(r"cuda|gpu\b|nccl|synchronize|mps\b.*device|non_blocking|pin_memory|persistent_workers|"
+                     r"num_workers|prefetch|memory_format|channels_last|fused=|benchmark = |mininterval|leave=|"
+                     r"position=|unit_scale|figsize|fontsize|linewidth|dpi=|markersize|alpha=0\.|bbox|layout=|ncols=",
+                     re.I)
 
 
 def main():
