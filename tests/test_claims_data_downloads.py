@@ -1,5 +1,4 @@
 """Small claims about downloads: patience, retries, what is kept, what is plausible; each without a server."""
-import email.message
 import http.client
 import io
 import socket
@@ -11,31 +10,12 @@ from hashlib import md5
 from types import SimpleNamespace
 
 import pytest
+from claims_data import POLICY, URL, headers, slept  # noqa: F401
 
 from data.sources import connections, download
 from data.sources.connections import Watchdog, open_url
 from data.sources.download import RetryPolicy, _TryAgain, fetch
 from utils.io import UserError
-
-URL = "http://host.example/file"
-POLICY = RetryPolicy(timeout=10, slowest=100, tries=3, pause=2)
-
-
-@pytest.fixture(autouse=True)
-def slept(monkeypatch):
-    """The pauses, which are not made, and no chance in them."""
-    pauses = []
-    monkeypatch.setattr(download, "_unreachable", {})
-    monkeypatch.setattr("time.sleep", pauses.append)
-    monkeypatch.setattr("random.uniform", lambda low, high: low + high)
-    return pauses
-
-
-def headers(**values):
-    message = email.message.Message()
-    for name, value in values.items():
-        message[name.replace("_", "-")] = value
-    return message
 
 
 def receiving(monkeypatch, *steps):
@@ -61,7 +41,7 @@ def test_patience_is_as_it_was_chosen():
     assert download.UNKNOWN_SIZE == 20 * 2**30
 
 
-def test_pauses_double_until_something_new_comes(monkeypatch, tmp_path, slept):
+def test_pauses_double_until_something_new_comes(monkeypatch, tmp_path, slept):  # noqa: F811
     again = _TryAgain("cut")
     asked = receiving(monkeypatch, (b"", again), (b"", again), (b"ab", again), (b"", again), (b"", again), (b"c", None))
     fetch(URL, tmp_path / "very/deep/file", md5(b"abc").hexdigest(), 3, POLICY)
@@ -71,7 +51,7 @@ def test_pauses_double_until_something_new_comes(monkeypatch, tmp_path, slept):
     fetch(URL, tmp_path / "very/deep/file", "whatever is there is not asked for again")
 
 
-def test_a_server_may_ask_for_a_longer_pause(monkeypatch, tmp_path, slept):
+def test_a_server_may_ask_for_a_longer_pause(monkeypatch, tmp_path, slept):  # noqa: F811
     receiving(monkeypatch, (b"", _TryAgain("busy", 60)), (b"", _TryAgain("busy", 1)), (b"x", None))
     fetch(URL, tmp_path / "file", md5(b"x").hexdigest(), policy=POLICY)
     assert slept == [60, 2 * 4 * 1.5]
@@ -79,14 +59,14 @@ def test_a_server_may_ask_for_a_longer_pause(monkeypatch, tmp_path, slept):
 
 @pytest.mark.parametrize("kept, said", [(b"", "silent, 3 times in a row$"), (
     b"x" * 1000, r"silent, 3 times in a row. 1,000 bytes are kept: the same command continues from there$")])
-def test_after_the_last_try_it_is_said_what_is_kept(monkeypatch, tmp_path, slept, kept, said):
+def test_after_the_last_try_it_is_said_what_is_kept(monkeypatch, tmp_path, slept, kept, said):  # noqa: F811
     receiving(monkeypatch, (kept, _TryAgain("silent")), *[(b"", _TryAgain("silent"))] * 3)
     with pytest.raises(UserError, match=f"^{URL} could not be fetched: {said}"):
         fetch(URL, tmp_path / "file", "", policy=POLICY)
     assert len(slept) == (3 if kept else 2) and (tmp_path / "file.part").read_bytes() == kept
 
 
-def test_a_resumed_file_that_is_wrong_is_fetched_once_more(monkeypatch, tmp_path, slept):
+def test_a_resumed_file_that_is_wrong_is_fetched_once_more(monkeypatch, tmp_path, slept):  # noqa: F811
     right = md5(b"right").hexdigest()
     (tmp_path / "file.part").write_bytes(b"o")
     asked = receiving(monkeypatch, (b"new", None), (b"right", None))

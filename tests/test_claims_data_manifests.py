@@ -1,34 +1,14 @@
 """Small claims about the names of sets, their manifests, and what becomes known of them."""
 import json
-from zlib import crc32
 
 import pytest
-from PIL import Image
+from claims_data import catalog, tree  # noqa: F401
 
 from data.datasets import CATALOG
 from data.manifest import read_manifest
 from data.sources.user_folder import prepare_folder
 from data.user_sets import check_name, described, known, register
 from utils.io import UserError
-
-
-@pytest.fixture(autouse=True)
-def catalog():
-    """CATALOG as it was, afterwards."""
-    before = dict(CATALOG)
-    yield
-    CATALOG.clear()
-    CATALOG.update(before)
-
-
-def tree(root, **counts):
-    """Images of a colour of their own in each: {class: how many}."""
-    for name, count in counts.items():
-        (root / name).mkdir(parents=True, exist_ok=True)
-        for k in range(count):
-            Image.new("RGB", (9, 8), tuple(crc32(f"{name}{k}".encode()).to_bytes(4, "big")[:3])).save(
-                root / name / f"{k:02}.png")
-    return root
 
 
 def test_a_name_has_1_to_64_letters_digits_and_underscores(tmp_path):

@@ -2,38 +2,19 @@
 import hashlib
 import shutil
 from pathlib import Path
-from zlib import crc32
 
 import numpy as np
 import pytest
+from claims_data import catalog, tree  # noqa: F401
 from PIL import Image
 
-from data.datasets import CATALOG, IMAGENET_MEAN, IMAGENET_STD
+from data.datasets import IMAGENET_MEAN, IMAGENET_STD
 from data.manifest import read_manifest
 from data.sources import user_folder
 from data.sources.images import FolderSource
 from data.sources.user_folder import held_out_positions, open_sources, prepare_folder
 from data.splits import Split
 from utils.io import UserError
-
-
-@pytest.fixture(autouse=True)
-def catalog():
-    """CATALOG as it was, afterwards."""
-    before = dict(CATALOG)
-    yield
-    CATALOG.clear()
-    CATALOG.update(before)
-
-
-def tree(root, **counts):
-    """Images of a colour of their own in each: {class: how many}."""
-    for name, count in counts.items():
-        (root / name).mkdir(parents=True, exist_ok=True)
-        for k in range(count):
-            Image.new("RGB", (9, 8), tuple(crc32(f"{name}{k}".encode()).to_bytes(4, "big")[:3])).save(
-                root / name / f"{k:02}.png")
-    return root
 
 
 def identity(data, size=8):

@@ -4,27 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
+from claims_data import catalog, found  # noqa: F401
 from conftest import put, tar_of
 
 from data.datasets import CATALOG
 from data.sources import download, find, plan, readme_table
-from data.sources.find import Found, SourceFinder
+from data.sources.find import SourceFinder
 from data.sources.registry import HTTP_TOO, SOURCES, File
 from utils.io import UserError
-
-
-@pytest.fixture(autouse=True)
-def catalog():
-    before = dict(CATALOG)
-    yield
-    CATALOG.clear()
-    CATALOG.update(before)
-
-
-def found(count, source="a source", verified=False):
-    return Found((np.zeros((count, 28, 28, 1), np.uint8), np.arange(count) % 7), source, verified)
 
 
 def test_mirrors_are_folders_or_addresses(tmp_path):

@@ -4,8 +4,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
+from claims_data import catalog, found  # noqa: F401
 from conftest import put
 
 from data import prepare
@@ -14,19 +14,6 @@ from data.sources import acquire, store
 from data.sources.find import Found
 from data.sources.registry import SOURCES
 from utils.io import UserError
-
-
-@pytest.fixture(autouse=True)
-def catalog():
-    before = dict(CATALOG)
-    yield
-    CATALOG.clear()
-    CATALOG.update(before)
-
-
-def found(count, source="a source", verified=False):
-    return Found((np.zeros((count, 28, 28, 1), np.uint8), np.arange(count) % 7), source, verified)
-
 
 # ---- the command ----
 

@@ -1,5 +1,4 @@
 """Small claims about one request for a file: what is asked, kept, believed and tried again."""
-import email.message
 import errno
 import http.client
 import socket
@@ -10,30 +9,11 @@ from hashlib import md5
 from types import SimpleNamespace
 
 import pytest
+from claims_data import POLICY, URL, headers, slept  # noqa: F401
 
 from data.sources import download
-from data.sources.download import Absent, RetryPolicy, _TryAgain
+from data.sources.download import Absent, _TryAgain
 from utils.io import UserError
-
-URL = "http://host.example/file"
-POLICY = RetryPolicy(timeout=10, slowest=100, tries=3, pause=2)
-
-
-@pytest.fixture(autouse=True)
-def slept(monkeypatch):
-    """The pauses, which are not made, and no chance in them."""
-    pauses = []
-    monkeypatch.setattr(download, "_unreachable", {})
-    monkeypatch.setattr("time.sleep", pauses.append)
-    monkeypatch.setattr("random.uniform", lambda low, high: low + high)
-    return pauses
-
-
-def headers(**values):
-    message = email.message.Message()
-    for name, value in values.items():
-        message[name.replace("_", "-")] = value
-    return message
 
 
 class Answer:
