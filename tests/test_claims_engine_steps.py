@@ -266,7 +266,7 @@ def test_distances_are_euclidean_and_nans_must_stand_at_the_same_places():
 
 
 def test_a_replay_may_differ_by_a_share_of_the_change():
-    """The kernel changes by 10, so a floor of 0.01 is added to each tensor's own change; a twentieth of both may differ."""
+    """The kernel changes by 10, so a floor of 0.01 is added to each tensor's change; a twentieth of both may differ."""
     tensors = {"kernel": torch.zeros(10, 10), "bias": torch.zeros(1)}
     before = Snapshot(tensors)
     tensors["kernel"] += 1
