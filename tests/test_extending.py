@@ -1,6 +1,7 @@
 """The exercises of docs/extending.md, run exactly as printed, in order, in a copy of the repository."""
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ def root(tmp_path_factory):
 
 
 def write_images(folder, count, low, high):
+    shutil.rmtree(folder, ignore_errors=True)  # a reader who follows the document has one, too
     folder.mkdir(parents=True)
     rng = np.random.default_rng(low)
     for k in range(count):
@@ -70,6 +72,13 @@ def test_a_loss(root):
     assert (root / "results/digits/lenet/logitnorm-2-gradcam/seed1/weights.pt").exists()
 
 
+def test_a_diversity_loss(root):
+    run("A diversity loss", root)
+    with open(root / "results/digits/lenet/de-2-variance/seed1/log.csv", newline="") as file:
+        row, = csv.DictReader(file)
+    assert -0.25 <= float(row["diversity"]) < 0
+
+
 def test_an_ood_set_from_a_folder(root):
     run("3.", root)
     found = rows(root / "results/digits/lenet/softmax/seed1", dataset="photos", metric="auroc", score="MPS")
@@ -81,6 +90,9 @@ def test_a_score(root):
     said = run("4.", root)
     folder = root / "results/digits/lenet/softmax/seed1"
     assert rows(folder, metric="auroc", score="GEN")
+    script("analyze.py", "--plugin", "my_score.py", "--dataset", "digits", cwd=root)
+    with open(root / "results/tables/dismax_digits_scores.csv", newline="") as file:
+        assert {row["method"] for row in csv.DictReader(file) if row["score"] == "GEN"} == {"softmax"}
     file, logits = np.load(folder / "scores/GEN/digits.npz"), np.load(folder / "logits/digits.npz")["logits"][0]
     p = np.exp(logits.astype(np.float64))
     p /= p.sum(1, keepdims=True)

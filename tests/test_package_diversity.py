@@ -206,3 +206,10 @@ def test_a_loss_of_ones_own():
         assert Variance()(logits=z.bfloat16(), labels=LABELS) == -z.bfloat16().float().var(0).mean()
     with pytest.raises(ValueError, match="Variance needs logits="):
         Variance()()
+
+
+@pytest.mark.parametrize("missing", [{"needs": ("logits",)}, {"value": lambda self: 0},
+                                     {"needs": ("labels",), "value": lambda self, labels: 0}])
+def test_an_incomplete_loss_of_ones_own_is_told_what_it_lacks(missing):
+    with pytest.raises(TypeError, match="Mine must define `needs`.*logits or features.* and `value`"):
+        type("Mine", (DiversityLoss,), missing)()(logits=torch.randn(3, 4, 5), labels=LABELS)

@@ -35,8 +35,12 @@ class DiversityLoss:
             features: list of N (B, D).
             feature_maps: list of N (B, C, H, W), or one tensor (N, B, C, H, W), from which the logits were computed.
 
-        ValueError if an argument that the loss needs is missing or has another shape.
+        ValueError if an argument that the loss needs is missing or has another shape. TypeError for a subclass
+        without `value`, or with neither logits nor features in `needs`.
         """
+        if not {"logits", "features"} & set(self.needs) or not hasattr(self, "value"):
+            raise TypeError(f"{type(self).__name__} must define `needs`, the names of the arguments that it uses (with "
+                            "logits or features among them), and `value`, a method that computes the loss from them")
         given: dict[str, Any] = {"images": images, "labels": labels, "logits": logits, "features": features,
                                  "feature_maps": feature_maps}
         checked = {name: given[name] for name in self.needs}
