@@ -64,7 +64,7 @@ class Detector:
             known = calibration.get("thresholds") if isinstance(calibration, dict) else None
             if isinstance(known, dict) and score not in known:
                 raise UserError(f"the calibration has no thresholds of {score}, it has {', '.join(known)}. Evaluate "
-                                "the run again") from error
+                                "the run again, with --plugin if a plugin defines the score") from error
             raise UserError(f"the calibration is damaged ({error!r}). Evaluate the run again") from error
 
     def _restore_thresholds(self, values, score):

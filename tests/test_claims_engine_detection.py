@@ -99,7 +99,7 @@ def test_equal_thresholds_and_whole_numbers_are_a_calibration(world):
     assert head.temperature.item() == 0.5 and head.validationset_available.item() is True
     assert head.thresholds_score.tolist() == [-1, score_number("MDS")] and head.precomputed_thresholds[0].isnan().all()
     assert head.thresholds_temperature[0].isnan() and head.thresholds_temperature[1] == 0.5
-    with pytest.raises(UserError, match="no thresholds of MPS, it has MDS, ES. Evaluate"):
+    with pytest.raises(UserError, match="no thresholds of MPS, it has MDS, ES. Evaluate the run again, with --plugin"):
         Detector(model, 3, equal, "MPS")
     with pytest.raises(UserError, match="the calibration is damaged"):
         Detector(model, 3, None, "MPS")
