@@ -11,17 +11,17 @@
   python analyze.py --check                                     only compare complete published rows with their
                                                                 tolerances; fails, and names the cells, if one is off
 
-The command prints these tables and writes them to <results-dir>/tables/ as CSV (tidy), Markdown and LaTeX:
-  dismax_<dataset>                 DisMax's Table 2: the paper's rows, and ours under both protocols
+The command writes these tables to <results-dir>/tables/ as CSV (tidy), Markdown and LaTeX, and prints those with *:
+  dismax_<dataset> *               DisMax's Table 2: the paper's rows, and ours under both protocols
   dismax_<dataset>_scores          AUROC of every method under every score, held-out protocol
   dismax_<dataset>_paired          each method minus SoftMax on the same seed, and what of the gain is due to the score
-  openood_<dataset>                the openood benchmark: the paper and ours, as published and with a common score
+  openood_<dataset> *              the openood benchmark: the paper and ours, as published and with a common score
   openood_<dataset>_scores         near and far AUROC of every method under every score
   openood_<dataset>_sets           every method on each OOD set
-  openood_<dataset>_paired         each method minus DE on the same seed, and the part of the gain due to the score;
-                                   …_paired_scores: the same with one score for both, for every score
+  openood_<dataset>_paired *       each method minus DE on the same seed, and the part of the gain due to the score
+                                   (printed if the paper has the data set); …_paired_scores: with one score for both
   openood_<dataset>_epochs         training of the ensembles: the selected epoch, its effect, and losses from the logs
-  corrupted_<dataset>              calibration under corruption
+  corrupted_<dataset> *            calibration under corruption
   runs                             one row per run: device, seconds, versions, accuracies (CSV only)
 Runs with damaged, incomplete or contradictory files are left out and named.
 """

@@ -59,10 +59,11 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SOURCES))
     parser.add_argument("--for", dest="datasets", action="append", choices=list(dict.fromkeys([*OUTLIERS, *OPENOOD])),
-                        help="an in-distribution set with its OOD sets in --benchmark (default: dismax)")
+                        help="an in-distribution set, with its OOD sets of --benchmark (of dismax without --benchmark)")
     parser.add_argument("--benchmark", action="append", choices=("dismax", "openood", "all"),
                         help="the sets of a benchmark; all: both, with CIFAR-10-C and CIFAR-100-C")
-    parser.add_argument("--mirror", action="append", default=[], help="folder or address to look in before downloading")
+    parser.add_argument("--mirror", action="append", default=[], help="folder or address to look in before "
+                        "downloading; can be repeated")
     parser.add_argument("--data-dir", type=Path, default=Path(__file__).resolve().parent, help="folder for the sets "
                         "(default: data/ of this repository)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and exit")

@@ -54,6 +54,8 @@ def main():
     args = parser.parse_args()
     folder = args.run / "scores" / args.score
     id_file = folder / f"{json.loads((args.run / 'config.json').read_text())['run']['dataset']}.npz"
+    if not id_file.exists():
+        parser.error(f"{id_file} is not there: is the run evaluated, and is {args.score} one of its scores?")
     print(f"{'':32}{''.join(f'{name:>11}' for name in NAMES)}")
     for ood_file in sorted(set(folder.glob("*.npz")) - {id_file}):
         for reader in (ours, pytorch_ood, openood):

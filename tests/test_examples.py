@@ -70,6 +70,8 @@ def test_other_libraries_read_our_scores_alike(tmp_path, monkeypatch):
     said = script("examples/with_pytorch_ood.py", tmp_path, "MPS").stdout.splitlines()
     assert [line.split()[:2] for line in said[1:]] == [
         [name, reader] for name in ("far", "near") for reader in ("ours", "pytorch_ood", "openood")]
+    refused = script("examples/with_pytorch_ood.py", tmp_path, "MSP", check=False)
+    assert refused.returncode == 2 and "MSP one of its scores?" in refused.stderr
     for name in ("far", "near"):
         files = folder / "digits.npz", folder / f"{name}.npz"
         expected = detection_metrics(*(np.load(file)["conf"] for file in files))
