@@ -26,8 +26,8 @@ def parse_arguments(description):
                         "python data/prepare.py --folder NAME=DIR")
     parser.add_argument("--model", required=True, choices=list(NETWORKS), help="the network")
     parser.add_argument("--method", "--loss", required=True, metavar="METHOD", help=", ".join(METHODS) + " (gradcam is "
-                        "SDDE, dismax_fpr DisMax†; docs/running.md has all), or a combination: dismax-5-gradcam is five "
-                        "DisMax members with SDDE's diversity loss")
+                        "SDDE, dismax_fpr DisMax†; docs/running.md has all), or a combination: dismax-5-gradcam is "
+                        "five DisMax members with SDDE's diversity loss")
     parser.add_argument("--members", type=int, help="networks in the ensemble (default: the method's, 1 or 5)")
     parser.add_argument("--diversity", choices=["none", *DIVERSITIES], help="diversity loss (default: the method's)")
     parser.add_argument("--outliers", metavar="SET", help="data set for outlier exposure (default: the method's)")

@@ -4,7 +4,8 @@ awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / {printf "make %-22s %s\n", $1, $2}' "$1"
 cat << 'END'
 Variables: SEEDS="1 2 3"  MODELS="resnet34"  METHODS="softmax dismax_fpr"  (a part of a block)
            EPOCHS=1  (a short test; its runs go to results/epochs1)
-           DEVICE=cuda:1  MIRROR=folder  DATASETS="cifar10 svhn"  PY=python3  (your own environment)
+           DEVICE=cuda:1  MIRROR=folder  DATASETS="cifar10 svhn"  JOBS=4  (downloads at a time)
+           PY=python3  (your own environment)
            DATA=folder  RESULTS=folder  (of the prepared data sets, default data; of the runs, default results)
            PROCESSES=8  (this many GPUs for each run)
            RUNS_PER_GPU=5  (with make -j 5: this many runs on each GPU)
