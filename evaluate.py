@@ -95,7 +95,8 @@ def parse_arguments():
                         f"{', '.join(detectors.known_detectors())} (pip install "
                         "pytorch-ood). The tables have their rows until the run is evaluated without them")
     parser.add_argument("--ood", nargs="+", action="extend", default=[], type=named_folder, metavar="NAME=DIR",
-                        help="folders of images in any layout, as more OOD sets")
+                        help="folders of images in any layout, as more OOD sets. As with detectors, the "
+                        "tables have their rows until the run is evaluated without them")
     parser.add_argument("--bf16", action="store_true", help="run the network in bfloat16, for large sets on devices "
                         "with matrix units for it; metrics.csv records it (default: float32)")
     parser.add_argument("--pretrained", nargs="?", const="", metavar="FILE", help="make a run of torchvision's "
