@@ -93,13 +93,13 @@ def read_runs(results_dir, dataset="*", needed=True):
     refused = _copies(runs)
     left_out += [_left_out(folder, reason) for folder, reason in refused.items()]
     runs = [run for run in runs if run.folder not in refused]
+    left_out += [_left_out(folder, f"it is not evaluated: python evaluate.py {folder}")
+                 for folder in run_dir.find_runs(results_dir, dataset, "weights.pt")
+                 if not (folder / "metrics.csv").exists()]
     if needed and not runs and not left_out:
         where = results_dir if dataset == "*" else results_dir / dataset
         raise UserError(f"no evaluated run below {where}. "
                         "`make demo` makes some in a few minutes, `make reproduce-cifar10` the paper's")
-    left_out += [_left_out(folder, f"it is not evaluated: python evaluate.py {folder}")
-                 for folder in run_dir.find_runs(results_dir, dataset, "weights.pt")
-                 if not (folder / "metrics.csv").exists()]
     return Results(runs, left_out)
 
 

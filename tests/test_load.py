@@ -137,6 +137,12 @@ def test_a_network_that_was_not_trained_here_needs_no_log(tmp_path):
 def test_when_all_are_left_out_it_is_said_and_when_there_is_none_what_to_type(tmp_path):
     with pytest.raises(UserError, match="no evaluated run below .*make demo"):
         read_runs(tmp_path)
+    trained = tmp_path / "mnist/lenet/de/seed2"
+    trained.mkdir(parents=True)
+    (trained / "weights.pt").write_text("")
+    (left,) = read_runs(tmp_path).left_out
+    assert left.reason == f"it is not evaluated: python evaluate.py {trained}"
+    shutil.rmtree(trained)
     ensemble(tmp_path, "de", 1, 0.9)
     (run_of(tmp_path) / "config.json").write_text("{")
     done = script("analyze.py", "--results-dir", tmp_path)
