@@ -21,6 +21,7 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: make our packages importable
 
+from data.openood import VALIDATION_OOD, benchmark
 from recipes import BLOCKS, DIVERSITIES, sdde_score
 from utils import run_dir
 from utils.io import UserError, write_text
@@ -51,6 +52,7 @@ def main():
     common = ["--data-dir", args.data_dir, *(["--device", args.device] if args.device else []),
               *(word for path in args.plugin for word in ("--plugin", path.resolve()))]
     model = next((b.networks[0] for b in BLOCKS if b.paper == "sdde" and b.dataset == args.dataset), "lenet")
+    check_rankable(args.dataset, args.data_dir, args.select)
     found = []
     for trial in trials(args.method, args.weights):
         folder = args.results_dir / "search" / folder_name(trial)
@@ -62,13 +64,22 @@ def main():
         weight = {"weight": trial.pop("diversity_weight")}
         found.append({**weight, **trial, **aurocs_of(run, args.method, args.dataset)})
     table = pd.DataFrame(found).sort_values(args.select, ascending=False, ignore_index=True)
-    if table[args.select].isna().all():
-        raise UserError(f"no validation outliers are prepared for {args.dataset}: python data/prepare.py "
-                        "emnist_letters tinyimagenet, or use --select published")
     write_text(args.results_dir / "search" / f"{args.dataset}_{args.method}.csv", table.to_csv(index=False))
     formats = [".2f" if name in ("validation", "published") else "g" for name in table]
     print(f"\n{args.method} on {args.dataset}, AUROC (%) by {sdde_score(args.dataset, args.method)}, best first by "
           f"{args.select}\n\n{tabulate(table, headers='keys', showindex=False, floatfmt=formats)}")
+
+
+def check_rankable(dataset, data_dir, select):
+    """UserError, before anything is trained, if the images that trials are ranked by are missing."""
+    images = benchmark(dataset, data_dir)
+    if select == "published" and not images.groups.get("near"):
+        raise UserError(f"no near OOD set of {dataset} is prepared: "
+                        f"python data/prepare.py {' '.join(images.missing.get('near', ()))}")
+    if select == "validation" and images.validation_outliers is None:
+        name = VALIDATION_OOD.get(dataset)
+        raise UserError(f"{dataset} has no validation outliers. " + (
+            f"Prepare them with python data/prepare.py {name}, or use" if name else "Use") + " --select published")
 
 
 def trials(method, weights=None):
