@@ -1,13 +1,16 @@
 """What differs on accelerators, tried on a CPU: stand-ins for their modules, errors and random states."""
 import copy
+import sys
 import weakref
 
 import numpy as np
 import pytest
 import torch
 from conftest import script
+from PIL import Image
 from test_cuda_graph import GRAPHS, StandIn, batch_of, made, run_steps, stepping
 
+import train
 from data.loaders import ResidentImages
 from engine import detection, devices, inference, train_step
 from losses.diversity import DiceDiscriminator, dice
@@ -66,12 +69,37 @@ def test_detection_makes_no_float64_on_the_device():
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-    RuntimeError("MPS backend out of memory (MPS allocated: 18.01 GB)")])
+    RuntimeError("MPS backend out of memory (MPS allocated: 18.01 GB)"),
+    RuntimeError("FIND was unable to find an engine to execute this computation")])
 def test_each_devices_lack_of_memory_is_explained(error):
-    with pytest.raises(UserError, match="mps is out of memory.*do this"), devices.explain_out_of_memory(MPS, "do this"):
+    """cuDNN does not say that it was the memory."""
+    word = "probably " if "an engine" in str(error) else ""
+    with pytest.raises(UserError, match=f"mps is {word}out of memory.*do this"), devices.explain_out_of_memory(
+            MPS, "do this"):
         raise error
     with pytest.raises(RuntimeError, match="another"), devices.explain_out_of_memory(MPS):
         raise RuntimeError("another")
+
+
+def test_lack_of_memory_for_an_answer_is_explained(tmp_path, results_dir):
+    plugin = tmp_path / "short_of_memory.py"
+    plugin.write_text(OUT_OF_MEMORY.replace("inference", "detection"))
+    image = tmp_path / "grey.png"
+    Image.new("RGB", (28, 28)).save(image)
+    done = script("detect.py", results_dir / "digits/lenet/softmax/seed1", image, "--device", "cpu", "--plugin", plugin,
+                  check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "cpu is out of memory (CUDA out of memory. Tried to allocate 2.00 GiB). End other processes" in done.stderr
+
+
+def test_a_gpu_that_is_full_is_explained_before_the_data_is_read(monkeypatch, data_dir):
+    def full(*options):
+        raise RuntimeError("CUDA error: out of memory")
+    monkeypatch.setattr(train, "execution_options", full)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--dataset", "digits", "--model", "lenet", "--loss", "softmax",
+                                      "--device", "cpu", "--data-dir", str(data_dir)])
+    with pytest.raises(UserError, match="cpu is out of memory"):
+        train.main()
 
 
 def test_a_run_that_is_too_large_to_evaluate_does_not_stop_the_others(tmp_path, data_dir, results_dir):
@@ -114,17 +142,23 @@ def test_batches_that_are_never_alike_are_not_recorded():
 
 
 def test_what_the_check_needed_is_given_back(monkeypatch):
-    """Once, when nothing refers to the copies any more."""
-    copies, alive = [], []
+    """Once, when nothing refers to the copies or to the eager step's gradients any more."""
+    copies, alive, steps = [], [], []
 
     class Watched(train_step.Snapshot):
         def __init__(self, tensors):
             super().__init__(tensors)
             copies.append(weakref.ref(self))
     monkeypatch.setattr(train_step, "Snapshot", Watched)
-    monkeypatch.setattr(devices, "release_memory", lambda device: alive.append([copy() for copy in copies]))
-    run_steps("softmax", GRAPHS)
-    assert alive == [[None, None]]
+    monkeypatch.setattr(devices, "release_memory", lambda device: alive.append(
+        [copy() for copy in copies] + [p.grad for step in steps for p in step.training_loss.parameters()]))
+
+    class Seen(StandIn):
+        def __init__(self, function, *others):
+            steps.append(function.__self__)
+            super().__init__(function, *others)
+    run_steps("softmax", GRAPHS, Seen)
+    assert alive == [[None] * (2 + len(list(steps[0].training_loss.parameters())))]
 
 
 def test_where_looking_costs_time_dice_is_nan_for_a_class_that_is_alone(monkeypatch):
