@@ -129,8 +129,8 @@ def restore_rng_state(state, device):
 
 
 SMALLER_STEPS = ("Reduce the memory of a step: --micro-batch 16 accumulates gradients over parts of a batch (BN then "
-                 "sees the parts), and --no-graphs needs less, too. Or run fewer at once (RUNS_PER_GPU), or use several "
-                 "GPUs (torchrun). A smaller --batch-size changes the recipe")
+                 "sees the parts), and --no-graphs needs less, too. Or run fewer at once (RUNS_PER_GPU), or use "
+                 "several GPUs (torchrun). A smaller --batch-size changes the recipe")
 FEWER_PROCESSES = "End other processes that use it, or choose another device with --device"
 NO_ALGORITHM = "unable to find an engine"  # cuDNN has tried all of them; mostly there was no memory for any
 NO_MEMORY = ("out of memory", "ALLOC_FAILED", NO_ALGORITHM)  # of CUDA, MPS, cuBLAS and cuDNN

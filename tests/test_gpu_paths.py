@@ -9,10 +9,14 @@ import torch
 from conftest import script
 from PIL import Image
 from test_cuda_graph import GRAPHS, StandIn, batch_of, made, run_steps, stepping
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import train
 from data.loaders import ResidentImages
 from engine import detection, devices, inference, train_step
+from engine.discriminator import DiscriminatorTrainer
 from losses.diversity import DiceDiscriminator, dice
 from utils.io import UserError
 
@@ -170,6 +174,36 @@ def test_where_looking_costs_time_dice_is_nan_for_a_class_that_is_alone(monkeypa
     assert discriminator.loss(features, torch.tensor([0, 0, 1, 1, 2]))[0].isnan()
     assert discriminator.loss(features, torch.tensor([0, 0, 1, 1, 1]))[0].isfinite()
     assert dice.next_of_class(torch.tensor([3, 1, 3, 1, 3])).tolist() == [2, 3, 4, 1, 0]
+
+
+class Devices(TorchDispatchMode):
+    """The kinds of device of all tensors that operators get and give in a block."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        found = function(*arguments, **(named or {}))
+        self.seen |= {leaf.device.type for leaf in tree_leaves((arguments, named, found)) if torch.is_tensor(leaf)}
+        return found
+
+
+@pytest.mark.parametrize("earlier", [0, 1])
+def test_all_that_the_discriminators_update_needs_is_on_the_gpu(earlier):
+    """Tensors without numbers stand in for a GPU's: RMSprop counts its steps there, also those before a stop."""
+    with FakeTensorMode(), Devices() as used:
+        with torch.device("cuda"):
+            trainer = DiscriminatorTrainer(DiceDiscriminator(5, 3), 1e-3, clip=1.0)
+        for recorded in (*[False] * earlier, True, True):
+            if recorded:
+                trainer.prepare_recording()
+                used.seen.clear()
+            for p in trainer.discriminator.parameters():
+                p.grad = torch.zeros_like(p)
+            trainer.update()
+    assert trainer.optimizer.param_groups[0]["capturable"] is True and used.seen == {"cuda"}
+    assert all(tensor.is_cuda for tensor in trainer.tensors().values()) and len(trainer.tensors()) == 9 * 4
 
 
 # ---- random states ----
