@@ -64,7 +64,7 @@ stop_mps() {  # with the last command that uses it
   flock 7
   if flock -n 8 && [ -e "$locks/mps-is-ours" ]; then
     echo quit | control > /dev/null
-    for _ in 1 2 3 4 5; do mps_is_running && sleep 1; done  # else the next command finds a daemon that is ending
+    for _ in 1 2 3 4 5; do mps_is_running || break; sleep 1; done  # else the next command finds a daemon that is ending
     rm -f "$locks/mps-is-ours"
     echo "on_free_gpu.sh: stopped NVIDIA MPS" >&2
   fi

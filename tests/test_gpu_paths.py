@@ -6,9 +6,10 @@ import weakref
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import script
 from PIL import Image
-from test_cuda_graph import GRAPHS, StandIn, batch_of, made, run_steps, stepping
+from test_cuda_graph import GRAPHS, PLAIN, StandIn, batch_of, made, run_steps, stepping
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -230,6 +231,19 @@ def test_recorded_and_eager_runs_draw_the_same_after_a_check():
     for _ in range(6):
         step(batch_of(run, 8), 0.1, 8)
     assert torch.equal(recorded, torch.rand(3))
+
+
+def test_a_checked_replay_draws_what_the_eager_step_drew():
+    """Here a layer drops pixels, within the step. A replay that drew others would be thrown away."""
+    after = []
+    for options in (PLAIN, GRAPHS):
+        run, step = stepping("softmax", options, record=StandIn)
+        step.training_loss.model.conv1.register_forward_hook(lambda module, images, maps: F.dropout(maps))
+        torch.manual_seed(0)
+        for _ in range(6):
+            step(batch_of(run, 8), 0.1, 8)
+        after.append((step.training_loss.model.fc.weight.detach(), torch.rand(3)))
+    assert step.graph_status == "graphed" and all(map(torch.equal, *after))
 
 
 def test_logits_are_read_when_the_device_is_done(monkeypatch):
