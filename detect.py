@@ -66,10 +66,17 @@ def main():
         raise UserError("name image files, folders of them, or - to read names from standard input")
     device = devices.choose(args.device)
     devices.turn_off_tf32()
-    readers = [RunReader(Path(run), args.score, args.reject_rate / 100, device) for run in runs]
-    write = json_writer() if args.json else csv_writer(COLUMNS if len(runs) == 1 else ("run", *COLUMNS))
+    with devices.explain_out_of_memory(device, devices.FEWER_PROCESSES):
+        readers = [RunReader(Path(run), args.score, args.reject_rate / 100, device) for run in runs]
+        problems = print_answers(readers, image_files(images), args.json)
+    sys.exit(1 if problems else 0)
+
+
+def print_answers(readers, files, as_json):
+    """Print a row for each file and reader; returns how many files have none."""
+    write = json_writer() if as_json else csv_writer(COLUMNS if len(readers) == 1 else ("run", *COLUMNS))
     problems = 0
-    for file in image_files(images):
+    for file in files:
         if isinstance(file, UserError):
             print(f"detect.py: {file}", file=sys.stderr)
             problems += 1
@@ -81,8 +88,8 @@ def main():
                 print(f"detect.py: {printable_path(file)} cannot be read: {error}", file=sys.stderr)
                 problems += 1
                 break
-            write({"run": str(reader.folder)} if len(runs) > 1 else {}, row)
-    sys.exit(1 if problems else 0)
+            write({"run": str(reader.folder)} if len(readers) > 1 else {}, row)
+    return problems
 
 
 class RunReader:

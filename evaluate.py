@@ -98,7 +98,7 @@ def parse_arguments():
                         help="folders of images in any layout, as more OOD sets. As with detectors, the "
                         "tables have their rows until the run is evaluated without them")
     parser.add_argument("--bf16", action="store_true", help="run the network in bfloat16, for large sets on devices "
-                        "with matrix units for it; metrics.csv records it (default: float32)")
+                        "with matrix units for it; metrics.csv records it (default: float32, without TF32)")
     parser.add_argument("--pretrained", nargs="?", const="", metavar="FILE", help="make a run of torchvision's "
                         "ResNet18 for ImageNet-1k and evaluate it; without FILE its weights are downloaded")
     foreign = parser.add_argument_group("weights that were trained elsewhere", "they become a run in --results-dir")

@@ -47,8 +47,8 @@ def main():
     distributed.start()
     run, published = resolve_run(args)
     device = distributed.local_device(devices.choose(args.device))
-    options = execution_options(device, run, args.bf16, args.graphs, args.compile)
-    with devices.explain_out_of_memory(device):
+    with devices.explain_out_of_memory(device):  # a GPU whose memory is full refuses even to be asked
+        options = execution_options(device, run, args.bf16, args.graphs, args.compile)
         sets, facts = open_training_sets(args, run, device)
     overrides = {name: {"published": theirs, "used": ours}
                  for name, (ours, theirs) in run.recipe.differences(published).items()}

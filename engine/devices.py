@@ -129,9 +129,11 @@ def restore_rng_state(state, device):
 
 
 SMALLER_STEPS = ("Reduce the memory of a step: --micro-batch 16 accumulates gradients over parts of a batch (BN then "
-                 "sees the parts). Or run fewer at once (RUNS_PER_GPU), or use several GPUs (torchrun). A smaller "
-                 "--batch-size changes the recipe")
+                 "sees the parts), and --no-graphs needs less, too. Or run fewer at once (RUNS_PER_GPU), or use "
+                 "several GPUs (torchrun). A smaller --batch-size changes the recipe")
 FEWER_PROCESSES = "End other processes that use it, or choose another device with --device"
+NO_ALGORITHM = "unable to find an engine"  # cuDNN has tried all of them; mostly there was no memory for any
+NO_MEMORY = ("out of memory", "ALLOC_FAILED", NO_ALGORITHM)  # of CUDA, MPS, cuBLAS and cuDNN
 
 
 @contextlib.contextmanager
@@ -143,7 +145,7 @@ def explain_out_of_memory(device, advice=SMALLER_STEPS):
         text = str(error)
         if of_host := memory_error(error):
             raise UserError(f"{of_host}. {advice}") from error
-        # CUDA, MPS and cuBLAS have an error of their own each, with these words
-        if not (isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "ALLOC_FAILED" in text):
+        if not (isinstance(error, torch.OutOfMemoryError) or any(words in text for words in NO_MEMORY)):
             raise
-        raise UserError(f"{device} is out of memory ({text.splitlines()[0]}). {advice}") from error
+        perhaps = "probably " if NO_ALGORITHM in text else ""
+        raise UserError(f"{device} is {perhaps}out of memory ({text.splitlines()[0]}). {advice}") from error

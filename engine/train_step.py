@@ -201,7 +201,8 @@ class TrainStep:
             devices.restore_rng_state(after, self.device)
         self.is_checked = True
         del before, eager
-        devices.release_memory(self.device)  # an eager step's, which replays do not need
+        self.zero_grad()
+        devices.release_memory(self.device)  # an eager step's and its gradients', as a recording has its own
 
 
 def first_line(error):

@@ -6,11 +6,24 @@
 slots=${RUNS_PER_GPU:-1}
 if [ -n "$SLURM_JOB_ID" ] && [ "$slots" = 1 ] && [[ $CUDA_VISIBLE_DEVICES != *,* ]]; then exec "$@"; fi
 # what nvidia-smi prints without a driver is no GPU
-gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=uuid --format=csv,noheader 2> /dev/null | grep -E '^(GPU|MIG)-')}
-[ -n "$gpus" ] && command -v flock > /dev/null || exec "$@"
+ask() { timeout 30 nvidia-smi --query-gpu="$1" --format=csv,noheader 2> /dev/null; }
+gpus=${CUDA_VISIBLE_DEVICES-$(ask uuid | grep -E '^(GPU|MIG)-')}
+[ -n "$gpus" ] && [[ $gpus != -* ]] && command -v flock > /dev/null || exec "$@"  # -1 hides all of them
 job=$(id -u)${SLURM_JOB_ID:+-$SLURM_JOB_ID}
 locks=${TMPDIR:-/tmp}/gpus-of-$job
 mkdir -p "$locks" || exit
+
+cards=${CUDA_VISIBLE_DEVICES:+$(ask index,uuid,name)}
+lock_of() {  # a card has one lock, whether it is named by its number, its UUID or the beginning of that
+  # CUDA counts as nvidia-smi does if all cards are of one kind, or if it is told to; else a number stays a number
+  local found=$(awk -F ', *' -v name="$1" -v order="$CUDA_DEVICE_ORDER" '
+    { by_number[$1] = $2; if (!($3 in kinds)) { kinds[$3]; n++ } }
+    index(name, "GPU-") == 1 && index($2, name) == 1 { found = $2; matches++ }
+    END { if (name ~ /^[0-9]+$/ && (n == 1 || order == "PCI_BUS_ID")) print by_number[name + 0]
+          else if (matches == 1) print found }' <<< "$cards")
+  found=${found:-$1}
+  echo "${found//\//_}"  # names of parts of a card (MIG) may have a /
+}
 
 control() { timeout 30 nvidia-cuda-mps-control "$@" 2> /dev/null; }
 mps_is_running() { echo get_server_list | control > /dev/null; }
@@ -51,18 +64,21 @@ stop_mps() {  # with the last command that uses it
   flock 7
   if flock -n 8 && [ -e "$locks/mps-is-ours" ]; then
     echo quit | control > /dev/null
+    for _ in 1 2 3 4 5; do mps_is_running || break; sleep 1; done  # else the next command finds a daemon that is ending
     rm -f "$locks/mps-is-ours"
     echo "on_free_gpu.sh: stopped NVIDIA MPS" >&2
   fi
 }
 
+pairs=
+for gpu in ${gpus//,/ }; do pairs+=" $gpu=$(lock_of "$gpu")"; done
 [ "$slots" -gt 1 ] && start_mps  # before a slot is free, so that it does not stop in between
 while :; do
   for slot in $(seq "$slots"); do
-    for gpu in ${gpus//,/ }; do
-      exec 9> "$locks/$gpu-$slot"
+    for pair in $pairs; do
+      exec 9> "$locks/${pair#*=}-$slot"
       if flock -n 9; then  # held by the command, which inherits the file, until it ends, however it ends
-        export CUDA_VISIBLE_DEVICES=$gpu
+        export CUDA_VISIBLE_DEVICES=${pair%%=*}
         [ "$slots" -gt 1 ] || exec "$@"
         "$@" &
         trap 'kill -TERM $! 2> /dev/null' TERM INT

@@ -60,6 +60,14 @@ def test_a_wrong_loss_is_not_timed(monkeypatch):
         training.BaselineTraining(Workload(case, CPU, 4, 1))
 
 
+def test_evaluation_is_timed_without_tf32_and_the_setting_comes_back(monkeypatch):
+    def settings(*_):
+        return [place.allow_tf32 for place in (torch.backends.cudnn, torch.backends.cuda.matmul)]
+    before = settings()
+    monkeypatch.setattr(evaluation, "case_rows", lambda *words: iter([settings()]))
+    assert list(evaluation.run(None, CPU, True)) == [[False, False]] and settings() == before != [False, False]
+
+
 def test_evaluation_finds_the_baselines_scores():
     found, cost = evaluation.fns("mnist", "lenet", "dismax", 60, CPU)  # asserts it
     assert cost.flops > 0 and [fn() for fn in found.values()] == [60] * 3

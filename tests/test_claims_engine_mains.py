@@ -58,6 +58,11 @@ def of(run, wait=False):
     return [("check", run), ("lock", run, wait), ("evaluate", run, CPU), ("free", run)]
 
 
+def test_networks_are_evaluated_without_tf32(monkeypatch, evaluated):
+    monkeypatch.setattr(evaluate.devices, "turn_off_tf32", lambda: evaluated.calls.append("no TF32"))
+    assert started(monkeypatch, evaluate, "a", "--device", "cpu") == 0 and evaluated.calls == ["no TF32", *of("a")]
+
+
 def test_runs_are_locked_and_evaluated_one_after_the_other(monkeypatch, evaluated, capsys):
     assert started(monkeypatch, evaluate, "a", "b", "--device", "cpu") == 0 and evaluated.calls == [*of("a"), *of("b")]
     evaluated.calls.clear()

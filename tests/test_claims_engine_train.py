@@ -8,10 +8,13 @@ import pytest
 import torch
 from conftest import run_like
 from torch import nn
+from train_all_methods import images, settings
 
 import train
 from data.sampling import stream_seed
 from engine import checkpoint, devices, distributed
+from engine.console import StopSignals
+from engine.train_step import ExecutionOptions
 from losses import DisMaxLossFirstPart
 from train import TrainState
 from utils import run_dir
@@ -268,3 +271,21 @@ def test_the_last_files_of_a_run(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "checkpoint.pt").exists()
     assert f"{run}: 3 epochs in 3 s, test accuracy 25.00 %" in capsys.readouterr().out
     train.finish(run, config, model, state, object())
+
+
+@pytest.mark.parametrize(("seconds", "saved"), [(60, [4, 7]), (50, [3, 5, 7]), (0, [2, 3, 4, 5, 6, 7, 8])])
+def test_the_state_is_saved_no_more_often_than_asked_for(monkeypatch, tmp_path, seconds, saved):
+    """Eight epochs, each of which takes 25 s by the clock; the number is the epoch to continue with."""
+    run = settings("softmax", tmp_path, 0)
+    run = dataclasses.replace(run, recipe=run.recipe.changed(epochs=8))
+    clock, found, plain = [0], [], train.accuracy_of
+    monkeypatch.setattr(train.time, "monotonic", lambda: clock[0])
+
+    def accuracy_of(*words):
+        clock[0] += 25
+        return plain(*words)
+    monkeypatch.setattr(train, "accuracy_of", accuracy_of)
+    monkeypatch.setattr(train, "save_checkpoint", lambda run, config, modules, state: found.append(state.epoch))
+    sets = images(29, 1), images(9, 2), None
+    config = {**run.record(), "num_classes": 5, "data": {}}
+    assert train.train(run, config, sets, CPU, ExecutionOptions(), StopSignals(), seconds) == 0 and found == saved

@@ -1,13 +1,15 @@
 """What a script asks of the machine before it starts."""
+import contextlib
 import ctypes
 import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT, run_like
 
 from data.datasets import CATALOG
-from engine import train_step
+from engine import devices, train_step
 from engine.build import build_model, build_training_loss
 from utils.io import UserError
 
@@ -51,3 +53,43 @@ def test_gradients_are_compiled_or_refused_in_words(monkeypatch):
                 train_step.compile_loss(loss)
         else:
             train_step.compile_loss(loss)
+
+
+class Cuda:
+    """Stands in for torch.cuda, whose current device is 0: `calls` says which device each call was about."""
+
+    def __init__(self, monkeypatch):
+        self.calls, self.current = [], 0
+        for name in ("synchronize", "get_rng_state", "get_device_name"):
+            monkeypatch.setattr(torch.cuda, name, lambda device=None, name=name: self.note(name, device))
+        monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device=None: self.note("set_rng_state", device))
+        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: self.note("empty_cache"))
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: self.note(
+            "emulated" if including_emulation else "native"))
+        monkeypatch.setattr(torch.cuda, "device", self.device)
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device=None: self.note("Stream", device))
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+
+    def note(self, name, device=None):
+        self.calls.append((name, self.current if device is None else device.index))
+        return name
+
+    @contextlib.contextmanager
+    def device(self, device):
+        before, self.current = self.current, device.index
+        yield
+        self.current = before
+
+
+def test_every_call_is_about_the_chosen_gpu(monkeypatch):
+    cuda, second = Cuda(monkeypatch), torch.device("cuda", 1)
+    devices.synchronize(second)
+    devices.release_memory(second)
+    devices.multiplies_bfloat16(second)
+    devices.describe(second)
+    devices.restore_rng_state(devices.rng_state(second), second)
+    assert cuda.calls == [(name, 1) for name in (
+        "synchronize", "empty_cache", "native", "get_device_name", "get_rng_state", "set_rng_state")]
+    with devices.side_stream(second):
+        assert cuda.current == 1, "where a step asks for the current stream"
+    assert cuda.calls[-2:] == [("synchronize", 1), ("Stream", 1)] and cuda.current == 0

@@ -62,6 +62,45 @@ def test_only_visible_gpus_are_handed_out(with_commands, visible, given):
     assert subprocess.check_output(command, cwd=ROOT, env=env, text=True) == f"[{given}]\n"
 
 
+CARDS = """case $1 in *index,uuid,name*) echo "0, GPU-one-1, NVIDIA H100"; echo "1, GPU-two-2, NVIDIA %s" ;; esac\n"""
+
+
+@pytest.mark.parametrize(("cards", "held", "asked", "given", "more"), [
+    (CARDS % "H100", "0", "GPU-one-1,1", "1", {}), (CARDS % "H100", "GPU-one-1", "00,GPU-two-2", "GPU-two-2", {}),
+    (CARDS % "H100", "GPU-tw", "1,0", "0", {}), (CARDS % "H100", "GPU-", "1", "1", {}),  # of two cards: of none
+    (CARDS % "T4", "0", "GPU-one-1,1", "GPU-one-1", {}),  # whose CUDA puts the faster one first
+    (CARDS % "T4", "0", "GPU-one-1,1", "1", {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}),
+    (CARDS % "H100", "MIG-one/7/0", "MIG-one/7/0,0", "0", {}), ("echo no driver; exit 9\n", "0", "0,1", "1", {}),
+    ("echo no driver; exit 9\n", "GPU-one-1", "GPU-one-1,GPU-two-2", "GPU-two-2", {}), (None, "0", "0,1", "1", {})])
+def test_a_card_is_handed_out_once_whatever_it_is_called(with_commands, cards, held, asked, given, more):
+    """A number, a UUID and its beginning are one card. One of two cards is held under a name, and the other one is
+    given, under the name that it was asked for."""
+    env = {**with_commands(**({"nvidia_smi": cards} if cards else {})), **more}
+    command = ["run_scripts/on_free_gpu.sh", "sh", "-c"]
+    holder = subprocess.Popen([*command, "echo here; exec sleep 60"], cwd=ROOT, env={
+        **env, "CUDA_VISIBLE_DEVICES": held}, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"here\n"
+        other = [*command, 'echo "$CUDA_VISIBLE_DEVICES"'], {**env, "CUDA_VISIBLE_DEVICES": asked}
+        assert subprocess.check_output(other[0], env=other[1], cwd=ROOT, text=True, timeout=30) == f"{given}\n"
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_no_job_waits_where_all_gpus_are_hidden(with_commands):
+    env = {**with_commands(nvidia_smi=TWO_GPUS), "CUDA_VISIBLE_DEVICES": "-1"}
+    holder = subprocess.Popen(["run_scripts/on_free_gpu.sh", "sh", "-c", "echo here; exec sleep 60"], cwd=ROOT, env=env,
+                              stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"here\n"
+        command = ["run_scripts/on_free_gpu.sh", "sh", "-c", 'echo "$CUDA_VISIBLE_DEVICES"']
+        assert subprocess.check_output(command, cwd=ROOT, env=env, text=True, timeout=30) == "-1\n"
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
 def test_a_killed_job_gives_its_gpu_back(with_commands):
     env = {**with_commands(), "CUDA_VISIBLE_DEVICES": "0"}
     holder = subprocess.Popen(["run_scripts/on_free_gpu.sh", "sleep", "60"], cwd=ROOT, env=env)
@@ -119,6 +158,16 @@ def test_mps_is_the_jobs_own(with_commands, tmp_path, more, expected):
         name = expected.format(folder, os.getuid())
         assert used == (name if len(name) <= 80 else used) and len(used) <= 80
         assert used.endswith(more.get("SLURM_JOB_ID", "")) or "mps" in used
+
+
+def test_a_daemon_that_takes_its_time_to_end_is_waited_for(with_commands, tmp_path):
+    """A daemon cannot be started beside one that is ending, so a second command would do without."""
+    slow = MPS.replace("rm $TMPDIR/mps-runs", "(sleep 1.5; rm $TMPDIR/mps-runs) > /dev/null 2>&1 7>&- 8>&- &")
+    env = {**with_commands(nvidia_cuda_mps_control=slow), "CUDA_VISIBLE_DEVICES": "0", "RUNS_PER_GPU": "2"}
+    for _ in range(2):
+        subprocess.run(["run_scripts/on_free_gpu.sh", "true"], cwd=ROOT, env=env, check=True, timeout=60,
+                       stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert (tmp_path / "mps").read_text().split() == ["start", "[]", "quit"] * 2
 
 
 def test_an_mps_that_does_not_answer_is_not_waited_for(with_commands):

@@ -92,6 +92,15 @@ def test_evaluation_is_compared_with_the_cpus(monkeypatch):
     assert forms.check_evaluation(CPU, "resnet20", 4)["wrong"].startswith("evaluation in float32 differs by 0.01 of")
 
 
+def test_steps_are_compared_without_tf32(monkeypatch):
+    order = []
+    monkeypatch.setattr(devices, "turn_off_tf32", lambda: order.append("no TF32"))
+    monkeypatch.setattr(forms, "check_step", lambda case, device, compiled: order.append((case.title, compiled)) or [])
+    for part in ("step: 5 LeNets, DICE", "step with --compile: ResNet34"):
+        assert list(gpu_check.results_of(part, CPU)) == []
+    assert order == ["no TF32", ("5 LeNets, DICE", False), "no TF32", ("ResNet34", True)]
+
+
 def test_every_test_that_needs_a_gpu_runs():
     files, expression = gpu_check.TESTS[:-2], gpu_check.TESTS[-1].split(" or ")
     skipped = {}

@@ -1,15 +1,22 @@
 """What differs on accelerators, tried on a CPU: stand-ins for their modules, errors and random states."""
 import copy
+import sys
 import weakref
 
 import numpy as np
 import pytest
 import torch
 from conftest import script
-from test_cuda_graph import GRAPHS, StandIn, batch_of, made, run_steps, stepping
+from PIL import Image
+from test_cuda_graph import GRAPHS, PLAIN, StandIn, batch_of, made, run_steps, stepping
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+import train
 from data.loaders import ResidentImages
 from engine import detection, devices, inference, train_step
+from engine.discriminator import DiscriminatorTrainer
 from losses.diversity import DiceDiscriminator, dice
 from utils.io import UserError
 
@@ -66,12 +73,37 @@ def test_detection_makes_no_float64_on_the_device():
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-    RuntimeError("MPS backend out of memory (MPS allocated: 18.01 GB)")])
+    RuntimeError("MPS backend out of memory (MPS allocated: 18.01 GB)"),
+    RuntimeError("FIND was unable to find an engine to execute this computation")])
 def test_each_devices_lack_of_memory_is_explained(error):
-    with pytest.raises(UserError, match="mps is out of memory.*do this"), devices.explain_out_of_memory(MPS, "do this"):
+    """cuDNN does not say that it was the memory."""
+    word = "probably " if "an engine" in str(error) else ""
+    with pytest.raises(UserError, match=f"mps is {word}out of memory.*do this"), devices.explain_out_of_memory(
+            MPS, "do this"):
         raise error
     with pytest.raises(RuntimeError, match="another"), devices.explain_out_of_memory(MPS):
         raise RuntimeError("another")
+
+
+def test_lack_of_memory_for_an_answer_is_explained(tmp_path, results_dir):
+    plugin = tmp_path / "short_of_memory.py"
+    plugin.write_text(OUT_OF_MEMORY.replace("inference", "detection"))
+    image = tmp_path / "grey.png"
+    Image.new("RGB", (28, 28)).save(image)
+    done = script("detect.py", results_dir / "digits/lenet/softmax/seed1", image, "--device", "cpu", "--plugin", plugin,
+                  check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "cpu is out of memory (CUDA out of memory. Tried to allocate 2.00 GiB). End other processes" in done.stderr
+
+
+def test_a_gpu_that_is_full_is_explained_before_the_data_is_read(monkeypatch, data_dir):
+    def full(*options):
+        raise RuntimeError("CUDA error: out of memory")
+    monkeypatch.setattr(train, "execution_options", full)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--dataset", "digits", "--model", "lenet", "--loss", "softmax",
+                                      "--device", "cpu", "--data-dir", str(data_dir)])
+    with pytest.raises(UserError, match="cpu is out of memory"):
+        train.main()
 
 
 def test_a_run_that_is_too_large_to_evaluate_does_not_stop_the_others(tmp_path, data_dir, results_dir):
@@ -114,17 +146,23 @@ def test_batches_that_are_never_alike_are_not_recorded():
 
 
 def test_what_the_check_needed_is_given_back(monkeypatch):
-    """Once, when nothing refers to the copies any more."""
-    copies, alive = [], []
+    """Once, when nothing refers to the copies or to the eager step's gradients any more."""
+    copies, alive, steps = [], [], []
 
     class Watched(train_step.Snapshot):
         def __init__(self, tensors):
             super().__init__(tensors)
             copies.append(weakref.ref(self))
     monkeypatch.setattr(train_step, "Snapshot", Watched)
-    monkeypatch.setattr(devices, "release_memory", lambda device: alive.append([copy() for copy in copies]))
-    run_steps("softmax", GRAPHS)
-    assert alive == [[None, None]]
+    monkeypatch.setattr(devices, "release_memory", lambda device: alive.append(
+        [copy() for copy in copies] + [p.grad for step in steps for p in step.training_loss.parameters()]))
+
+    class Seen(StandIn):
+        def __init__(self, function, *others):
+            steps.append(function.__self__)
+            super().__init__(function, *others)
+    run_steps("softmax", GRAPHS, Seen)
+    assert alive == [[None] * (2 + len(list(steps[0].training_loss.parameters())))]
 
 
 def test_where_looking_costs_time_dice_is_nan_for_a_class_that_is_alone(monkeypatch):
@@ -136,6 +174,36 @@ def test_where_looking_costs_time_dice_is_nan_for_a_class_that_is_alone(monkeypa
     assert discriminator.loss(features, torch.tensor([0, 0, 1, 1, 2]))[0].isnan()
     assert discriminator.loss(features, torch.tensor([0, 0, 1, 1, 1]))[0].isfinite()
     assert dice.next_of_class(torch.tensor([3, 1, 3, 1, 3])).tolist() == [2, 3, 4, 1, 0]
+
+
+class Devices(TorchDispatchMode):
+    """The kinds of device of all tensors that operators get and give in a block."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        found = function(*arguments, **(named or {}))
+        self.seen |= {leaf.device.type for leaf in tree_leaves((arguments, named, found)) if torch.is_tensor(leaf)}
+        return found
+
+
+@pytest.mark.parametrize("earlier", [0, 1])
+def test_all_that_the_discriminators_update_needs_is_on_the_gpu(earlier):
+    """Tensors without numbers stand in for a GPU's: RMSprop counts its steps there, also those before a stop."""
+    with FakeTensorMode(), Devices() as used:
+        with torch.device("cuda"):
+            trainer = DiscriminatorTrainer(DiceDiscriminator(5, 3), 1e-3, clip=1.0)
+        for recorded in (*[False] * earlier, True, True):
+            if recorded:
+                trainer.prepare_recording()
+                used.seen.clear()
+            for p in trainer.discriminator.parameters():
+                p.grad = torch.zeros_like(p)
+            trainer.update()
+    assert trainer.optimizer.param_groups[0]["capturable"] is True and used.seen == {"cuda"}
+    assert all(tensor.is_cuda for tensor in trainer.tensors().values()) and len(trainer.tensors()) == 9 * 4
 
 
 # ---- random states ----
@@ -162,6 +230,19 @@ def test_recorded_and_eager_runs_draw_the_same_after_a_check():
     for _ in range(6):
         step(batch_of(run, 8), 0.1, 8)
     assert torch.equal(recorded, torch.rand(3))
+
+
+def test_a_checked_replay_draws_what_the_eager_step_drew():
+    """Here each step draws a factor of its loss. A replay that drew another one would be thrown away."""
+    after = []
+    for options in (PLAIN, GRAPHS):
+        run, step = stepping("softmax", options, record=StandIn)
+        step.loss = lambda *batch, plain=step.loss: plain(*batch) * (1 + torch.rand(()))
+        torch.manual_seed(0)
+        for _ in range(6):
+            step(batch_of(run, 8), 0.1, 8)
+        after.append((step.training_loss.model.fc.weight.detach(), torch.rand(3)))
+    assert step.graph_status == "graphed" and all(map(torch.equal, *after))
 
 
 def test_logits_are_read_when_the_device_is_done(monkeypatch):

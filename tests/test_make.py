@@ -28,6 +28,27 @@ def test_make_runs_what_is_missing_and_nothing_twice(data_dir, tmp_path):
     assert after.returncode == 0 and " metrics" in after.stdout and "1 epochs in" not in after.stdout
 
 
+def test_a_run_that_fails_does_not_keep_the_others_from_being_evaluated(tmp_path):
+    """Python is stood in for by a script that cannot train the first of two runs."""
+    python = tmp_path / "python"
+    python.write_text(f"""#!/bin/bash
+echo "$1 $*" | grep -o '^[^ ]*\\|softmax\\|isomax' | tr '\\n' ' ' >> {tmp_path}/asked
+run={tmp_path}/results/digits/lenet/isomax/seed1
+case "$*" in
+  train.py*softmax*) exit 1 ;;
+  train.py*) mkdir -p $run; touch $run/weights.pt ;;
+  *) touch $run/metrics.csv ;;
+esac
+""")
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["make", "runs", "DATASET=digits", "MODELS=lenet", "LOSSES=softmax isomax", "SEEDS=1", "DEVICE=cpu",
+         f"PY={python}", f"RESULTS={tmp_path}/results", f"DATA={tmp_path}/data"], cwd=ROOT, capture_output=True,
+        text=True, env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")})
+    assert done.returncode != 0, "one is missing"
+    assert "evaluate.py isomax" in (tmp_path / "asked").read_text(), done.stderr
+
+
 def test_the_published_commands_work_from_anywhere(tmp_path):
     """What each would do (make -n): its data set, network, losses and seeds, called from elsewhere; and one of them in
     every way."""

@@ -103,3 +103,9 @@ def test_a_run_says_when_graphs_could_be_asked_for(tmp_path, capsys):
         config = record_steps(run, {"sessions": [{"graphs": False}]}, status)
         assert record_steps(run, config, status) is config and config["sessions"][0]["steps"] == status
         assert ("--graphs tries it" in capsys.readouterr().out) == said
+
+
+def test_every_session_says_what_its_steps_were(results_dir):
+    for run in results_dir.glob("digits/lenet/*/seed*"):
+        for session in run_dir.read_json(run / "config.json")["sessions"]:
+            assert session["steps"] == "eager: CUDA graphs need a CUDA device" and session["graphs"] is False
