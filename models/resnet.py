@@ -4,8 +4,13 @@ from torch import nn
 from .network import BaseNetwork, initialize_convolutions, relu
 
 
+def projection(channels, width, stride):
+    return nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+
+
 class BasicBlock(nn.Module):
     conv_bn_pairs = ("conv1", "bn1"), ("conv2", "bn2")
+    make_shortcut = staticmethod(projection)  # where the input has another shape than the output
 
     def __init__(self, channels, width, stride):
         super().__init__()
@@ -15,7 +20,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.shortcut = nn.Identity()
         if stride != 1 or channels != width:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            self.shortcut = self.make_shortcut(channels, width, stride)
 
     def forward(self, x):
         residual = self.bn2(self.conv2(relu(self.bn1(self.conv1(x)))))
