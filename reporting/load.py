@@ -158,13 +158,10 @@ def _read_run(folder):
 
 
 def _config(folder):
-    path = folder / "config.json"
     try:
-        config = run_dir.read_json(path)
+        config = run_dir.read_json(folder / "config.json")
     except FileNotFoundError:
         raise UserError("it has no config.json") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"config.json is damaged ({error})") from error
     if not _is(config.get("sha256", {}), dict):
         raise UserError("config.json is not that of a finished run: sha256 is of another type")
     if why := _foreign(config):
