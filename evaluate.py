@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 
 from data.datasets import CATALOG, OUTLIERS
-from data.ood_folder import ood_folder
+from data.ood_folder import OODFolder
 from data.openood import benchmark
 from data.subsets import OpenSplits
 from engine import detectors, devices, distributed
@@ -45,7 +45,6 @@ from utils.io import UserError
 from utils.lock import locked
 from utils.plugins import add_plugin_argument, load_plugins
 from utils.script import count, named_folder, run_script, say
-
 
 IN_BF16 = "the network ran in bfloat16"
 OTHER_IMAGES = "prepared again since the training: images that were trained on may be among them"
@@ -167,7 +166,7 @@ def evaluate(folder, args, device):
     check_dataset(run.dataset, args.data_dir)
     splits = OpenSplits(args.data_dir, run.dataset)
     check_classes(folder, config, splits.get(run.dataset))
-    own = [ood_folder(name, path, run.dataset) for name, path in args.ood]
+    own = [OODFolder(name, path, run.dataset) for name, path in args.ood]
     listed = benchmark(run.dataset, args.data_dir, splits, own)
     groups = {name: group for group, names in OUTLIERS.get(run.dataset, {}).items() for name in names}
     ood_splits = [(splits.get(name), group) for name, group in groups.items() if splits.available(name)]
