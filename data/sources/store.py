@@ -59,7 +59,7 @@ def store_folder(found, target, folder, title):
     if target.is_dir() and not target.is_symlink() and "folder" not in recorded(folder).get(target.name, {}):
         raise UserError(f"{target} is there already and was not made by prepare.py: it stays as it is")
     linked = isinstance(found.content, images.FolderSource)
-    digest = (images.link if linked else images.unpack)(found.content, target, *([] if linked else [title]))
+    digest = images.link(found.content, target) if linked else images.unpack(found.content, target, title)
     return {"images": len(found), "linked": linked, "sha256": digest}
 
 
