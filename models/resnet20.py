@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .network import BaseNetwork, initialize_convolutions
-from .resnet import BasicBlock, stages_of
+from .resnet import BasicBlock, make_layers, stages_of, stem
 
 
 class PaddedShortcut(nn.Module):
@@ -26,13 +26,8 @@ class ResNet20(BaseNetwork):
 
     def __init__(self, num_classes, head):
         super().__init__(64, num_classes, head)
-        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
-        self.layers = nn.ModuleList()
-        channels = 16
-        for width, stride in ((16, 1), (32, 2), (64, 2)):
-            self.layers.append(nn.Sequential(
-                SmallBlock(channels, width, stride), SmallBlock(width, width, 1), SmallBlock(width, width, 1)))
-            channels = width
+        self.stem = stem(16)
+        self.layers = make_layers((3, 3, 3), SmallBlock, 16, (16, 32, 64))
         initialize_convolutions(self)
 
     def stages(self, images):
