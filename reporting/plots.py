@@ -28,12 +28,12 @@ BINS = 15
 FEW = 10  # samples in a bin, below which its accuracy says little
 
 
-def save(path, draw, *data):
-    """Write draw(*data) to path, and for dark pages to <name>_dark.png beside it."""
+def save(path, draw):
+    """Write draw() to path, and for dark pages to <name>_dark.png beside it."""
     for style, target in ((LIGHT, path), (DARK, dark(path))):
         with matplotlib.rc_context({**COMMON_STYLE, **style}):
             buffer = io.BytesIO()
-            draw(*data).savefig(buffer, format="png", dpi=110)
+            draw().savefig(buffer, format="png", dpi=110)
         with atomic_write(target) as file:
             file.write(buffer.getvalue())
 

@@ -17,8 +17,8 @@ PAPER_TITLES = {"dismax": "DisMax", "sdde": "SDDE", "": "ours"}
 CPU_NETWORKS = ("lenet", "resnet20")
 
 
-def markdown(reference=REFERENCE):
-    runs = [run for run in read_runs(reference).runs if not run.changed]
+def markdown():
+    runs = [run for run in read_runs(REFERENCE).runs if not run.changed]
     lines = ["| paper, data set | network | runs | n | state | verdict |", "|---|---|--:|---|---|---|"]
     for (paper, dataset, network), seeds in block_rows().items():
         done = [run for run in runs if (run.id_dataset, run.model) == (dataset, network)
