@@ -90,17 +90,16 @@ def compute_saliency(runs, data_dir):
     """Bring saliency.npz of the first seed of each ensemble up to date. Yields a line for each run."""
     from engine.saliency import write_saliency
 
-    seen = set()
+    first = {}
     for run in sorted((run for run in runs if run.members > 1), key=lambda run: run.seed):
-        address = run.id_dataset, run.model, run.method, run.changed
-        if address not in seen:
-            seen.add(address)
-            try:
-                made = write_saliency(run.folder, data_dir)
-            except UserError as error:
-                yield one_line(f"No saliency maps of {run.folder}: {error}")
-            else:
-                yield f"Saliency maps of {run.folder}: {'made' if made else 'there already'}"
+        first.setdefault((run.id_dataset, run.model, run.method, run.changed), run)
+    for run in first.values():
+        try:
+            made = write_saliency(run.folder, data_dir)
+        except UserError as error:
+            yield one_line(f"No saliency maps of {run.folder}: {error}")
+        else:
+            yield f"Saliency maps of {run.folder}: {'made' if made else 'there already'}"
 
 
 def left_out_lines(results):

@@ -25,6 +25,7 @@ import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its setting
 import argparse
 import contextlib
 import sys
+from itertools import zip_longest
 from pathlib import Path
 
 from data.datasets import CATALOG, OUTLIERS
@@ -202,8 +203,8 @@ def check_classes(folder, config, split):
     """UserError when the classes of the test images are not those, each with its number, that the network learned."""
     learned, here = (config.get("images") or {}).get("class_names"), split.class_names
     if learned and here and learned != here:
-        k = next((k for k, pair in enumerate(zip(learned, here)) if pair[0] != pair[1]), min(len(learned), len(here)))
-        was, now = ((*names, *["not there"] * (k + 1))[k] for names in (learned, here))
+        pairs = enumerate(zip_longest(learned, here, fillvalue="not there"))
+        k, was, now = next((k, was, now) for k, (was, now) in pairs if was != now)
         raise UserError(f"{folder} was trained on other classes than {split.name} has now: {len(learned)} then and "
                         f"{len(here)} now, and class {k} was {was} and is {now}. Prepare the set again from the same "
                         "images, or train again with --fresh")
