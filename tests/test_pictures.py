@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import put, tar_of
+from conftest import put, tar_of, zip_of
 from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -35,14 +35,6 @@ def photographs():
     modes = {"b/10.jpg": "CMYK", "c/x.JPEG": "L", "a/z.png": "P"}
     return {name: image(size, modes.get(name, "RGB"), "PNG" if name.endswith("png") else "JPEG")
             for name, size in sizes.items()}
-
-
-def zip_of(contents):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in contents.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 # ---- pictures ----
