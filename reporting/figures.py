@@ -115,10 +115,10 @@ def dumped_scores(dataset, run):
     if dataset not in dumps or len(dumps) < 2:
         return None
     groups = {row[1]: row[2] for row in run.rows if row[2] in dismax.GROUPS}
-    inside = dumps.pop(dataset)
+    id_scores = dumps.pop(dataset)
     ordered = sorted(dumps, key=lambda name: (*dismax.GROUPS, "").index(groups.get(name, "")))
-    return score, inside, {title_of(name): (groups.get(name, ""), dumps[name],
-                                            detection_metrics(inside, dumps[name])["auroc"]) for name in ordered}
+    return score, id_scores, {title_of(name): (
+        groups.get(name, ""), dumps[name], detection_metrics(id_scores, dumps[name])["auroc"]) for name in ordered}
 
 
 def calibration_of(run):

@@ -90,7 +90,7 @@ def read_runs(results_dir, dataset="*", needed=True):
         try:
             runs.append(_read_run(folder))
         except (UserError, OSError) as error:
-            left_out.append(_left_out(folder, _in_words(error).replace(f"{folder}/", "")))
+            left_out.append(_left_out(folder, _reason_of(error).replace(f"{folder}/", "")))
     refused = _copies(runs)
     left_out += [_left_out(folder, reason) for folder, reason in refused.items()]
     runs = [run for run in runs if run.folder not in refused]
@@ -104,7 +104,7 @@ def read_runs(results_dir, dataset="*", needed=True):
     return Results(runs, left_out)
 
 
-def _in_words(error):
+def _reason_of(error):
     if isinstance(error, UserError):
         return str(error)
     return str(system_error(error, error.filename) or f"{error.filename}: {error.strerror}")

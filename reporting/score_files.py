@@ -40,12 +40,12 @@ def read_scores(name, folder, seed, dataset=None):
         if one in content:
             raise UserError(f"--scores {name}={folder}: {path.name} is a second file of {one}. Remove one of them")
         content[one] = _read(path)
-    inside = [one for one, (_, _, label) in content.items() if (label >= 0).all() and (dataset in (None, one))]
-    if len(inside) != 1 or len(content) < 2:
+    id_sets = [one for one, (_, _, label) in content.items() if (label >= 0).all() and (dataset in (None, one))]
+    if len(id_sets) != 1 or len(content) < 2:
         raise UserError(f"--scores {name}={folder}: cannot tell the in-distribution set and its OOD sets apart. One "
                         f"file must have classes as labels, and others −1; found {', '.join(content)}"
-                        + (f". Say which one it is: --dataset {inside[0]}" if len(inside) > 1 else ""))
-    dataset, = inside
+                        + (f". Say which one it is: --dataset {id_sets[0]}" if len(id_sets) > 1 else ""))
+    dataset, = id_sets
     if dataset in CATALOG and content[dataset][2].max() >= CATALOG[dataset].classes:
         raise UserError(f"--scores {name}={folder}: {dataset} has a label {content[dataset][2].max():g}, and there are "
                         f"{CATALOG[dataset].classes} classes, from 0")
@@ -98,10 +98,10 @@ def _read(path):
 
 def _rows(dataset, content):
     """The rows of metrics.csv, in both benchmarks, as of both checkpoints: there is only one."""
-    pred, inside, label = content[dataset]
+    pred, id_scores, label = content[dataset]
     groups = {"dismax": OUTLIERS.get(dataset, {}), "openood": OPENOOD.get(dataset, OUTLIERS.get(dataset, {}))}
-    found = {name: {**detection_metrics(inside, conf), **{
-        f"{metric}_published": value for metric, value in published_detection_metrics(inside, conf).items()}}
+    found = {name: {**detection_metrics(id_scores, conf), **{
+        f"{metric}_published": value for metric, value in published_detection_metrics(id_scores, conf).items()}}
         for name, (_, conf, _) in content.items() if name != dataset}
     for benchmark, of_benchmark in groups.items():
         group_of = {name: group for group, names in of_benchmark.items() for name in names}
