@@ -203,11 +203,10 @@ def check_classes(folder, config, split):
     """UserError when the classes of the test images are not those, each with its number, that the network learned."""
     learned, here = (config.get("images") or {}).get("class_names"), split.class_names
     if learned and here and learned != here:
-        pairs = enumerate(zip_longest(learned, here, fillvalue="not there"))
-        k, was, now = next((k, was, now) for k, (was, now) in pairs if was != now)
+        k, was, now = next((k, was, now) for k, (was, now) in enumerate(zip_longest(learned, here)) if was != now)
         raise UserError(f"{folder} was trained on other classes than {split.name} has now: {len(learned)} then and "
-                        f"{len(here)} now, and class {k} was {was} and is {now}. Prepare the set again from the same "
-                        "images, or train again with --fresh")
+                        f"{len(here)} now, and class {k} was {was or 'not there'} and is {now or 'not there'}. Prepare "
+                        "the set again from the same images, or train again with --fresh")
     if "weights_from" in config and here and len(here) != config["num_classes"]:
         raise UserError(f"{folder} has weights for {config['num_classes']} classes, and the images of {split.name} "
                         f"have {len(here)}: which number each of them has is unknown. Put all classes into the "
