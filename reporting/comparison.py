@@ -110,8 +110,9 @@ def cell_of(benchmark, column, protocol, runs, paper):
     values, dropped = [], 0
     for run in runs:
         found = found_in(run, benchmark, protocol, column)
-        dropped += any(note for _, note in found)
-        if found and not any(note for _, note in found):
+        if any(note for _, note in found):
+            dropped += 1
+        elif found:
             values.append(column.scale * np.mean([value for value, _ in found]))
     return verdict(column, paper, values, comparable=bool(runs) and not runs[0].changed, dropped_n=dropped,
                    complete=all(is_complete(run, benchmark, protocol, column) for run in runs))
