@@ -90,17 +90,16 @@ def compute_saliency(runs, data_dir):
     """Bring saliency.npz of the first seed of each ensemble up to date. Yields a line for each run."""
     from engine.saliency import write_saliency
 
-    seen = set()
+    first = {}
     for run in sorted((run for run in runs if run.members > 1), key=lambda run: run.seed):
-        address = run.id_dataset, run.model, run.method, run.changed
-        if address not in seen:
-            seen.add(address)
-            try:
-                made = write_saliency(run.folder, data_dir)
-            except UserError as error:
-                yield one_line(f"No saliency maps of {run.folder}: {error}")
-            else:
-                yield f"Saliency maps of {run.folder}: {'made' if made else 'there already'}"
+        first.setdefault((run.id_dataset, run.model, run.method, run.changed), run)
+    for run in first.values():
+        try:
+            made = write_saliency(run.folder, data_dir)
+        except UserError as error:
+            yield one_line(f"No saliency maps of {run.folder}: {error}")
+        else:
+            yield f"Saliency maps of {run.folder}: {'made' if made else 'there already'}"
 
 
 def left_out_lines(results):
@@ -133,16 +132,20 @@ def run_row(run):
         **{key: session.get(key) for key in ("device", "torch", "commit")}}
 
 
-def dismax_tables(dataset, results):
-    """The DisMax benchmark's, of a data set with single networks."""
-    benchmark, title, name = dismax.BENCHMARK, f"{title_of(dataset)}, dismax", f"dismax_{dataset}"
-    lines = compare(benchmark, dataset, results.runs)
-    if lines:
+def comparison_tables(benchmark, dataset, results, name, title):
+    """A benchmark's comparison with the paper, and every method under every score."""
+    if lines := compare(benchmark, dataset, results.runs):
         yield Table(name, title, list(sections(benchmark, dataset, lines, results)), benchmark.legend,
                     tidy(dataset, lines))
         rows = score_rows(benchmark, dataset, results.runs)
         yield Table(f"{name}_scores", f"{title}: AUROC (%) under every score",
                     list(score_sections(benchmark, dataset, rows)), benchmark.scores_legend, rows, shown=False)
+
+
+def dismax_tables(dataset, results):
+    """The DisMax benchmark's, of a data set with single networks."""
+    title, name = f"{title_of(dataset)}, dismax", f"dismax_{dataset}"
+    yield from comparison_tables(dismax.BENCHMARK, dataset, results, name, title)
     if rows := softmax_gains.rows_of(dataset, results.runs):
         yield Table(f"{name}_paired", f"{title}: method minus SoftMax, seed by seed",
                     list(softmax_gains.sections(rows)), softmax_gains.LEGEND, rows, shown=False)
@@ -150,15 +153,10 @@ def dismax_tables(dataset, results):
 
 def openood_tables(dataset, results):
     """The openood benchmark's: every single OOD set; and the comparison, of a data set with ensembles."""
-    benchmark, title, name = openood.BENCHMARK, f"{title_of(dataset)}, openood", f"openood_{dataset}"
+    title, name = f"{title_of(dataset)}, openood", f"openood_{dataset}"
     runs = [run for run in results.runs if run.id_dataset == dataset]
     if any(run.members > 1 or run.from_files for run in runs):
-        lines = compare(benchmark, dataset, runs)
-        yield Table(name, title, list(sections(benchmark, dataset, lines, results)), benchmark.legend,
-                    tidy(dataset, lines))
-        rows = score_rows(benchmark, dataset, runs)
-        yield Table(f"{name}_scores", f"{title}: AUROC (%) under every score",
-                    list(score_sections(benchmark, dataset, rows)), benchmark.scores_legend, rows, shown=False)
+        yield from comparison_tables(openood.BENCHMARK, dataset, results, name, title)
     if rows := ood_sets.rows_of(dataset, runs):
         yield Table(f"{name}_sets", f"{title}: every OOD set", list(ood_sets.sections(rows)), ood_sets.LEGEND, rows,
                     shown=False)

@@ -25,10 +25,11 @@ import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its setting
 import argparse
 import contextlib
 import sys
+from itertools import zip_longest
 from pathlib import Path
 
 from data.datasets import CATALOG, OUTLIERS
-from data.ood_folder import ood_folder
+from data.ood_folder import OODFolder
 from data.openood import benchmark
 from data.subsets import OpenSplits
 from engine import detectors, devices, distributed
@@ -45,7 +46,6 @@ from utils.io import UserError
 from utils.lock import locked
 from utils.plugins import add_plugin_argument, load_plugins
 from utils.script import count, named_folder, run_script, say
-
 
 IN_BF16 = "the network ran in bfloat16"
 OTHER_IMAGES = "prepared again since the training: images that were trained on may be among them"
@@ -168,7 +168,7 @@ def evaluate(folder, args, device):
     check_dataset(run.dataset, args.data_dir)
     splits = OpenSplits(args.data_dir, run.dataset)
     check_classes(folder, config, splits.get(run.dataset))
-    own = [ood_folder(name, path, run.dataset) for name, path in args.ood]
+    own = [OODFolder(name, path, run.dataset) for name, path in args.ood]
     listed = benchmark(run.dataset, args.data_dir, splits, own)
     groups = {name: group for group, names in OUTLIERS.get(run.dataset, {}).items() for name in names}
     ood_splits = [(splits.get(name), group) for name, group in groups.items() if splits.available(name)]
@@ -204,11 +204,10 @@ def check_classes(folder, config, split):
     """UserError when the classes of the test images are not those, each with its number, that the network learned."""
     learned, here = (config.get("images") or {}).get("class_names"), split.class_names
     if learned and here and learned != here:
-        k = next((k for k, pair in enumerate(zip(learned, here)) if pair[0] != pair[1]), min(len(learned), len(here)))
-        was, now = ((*names, *["not there"] * (k + 1))[k] for names in (learned, here))
+        k, was, now = next((k, was, now) for k, (was, now) in enumerate(zip_longest(learned, here)) if was != now)
         raise UserError(f"{folder} was trained on other classes than {split.name} has now: {len(learned)} then and "
-                        f"{len(here)} now, and class {k} was {was} and is {now}. Prepare the set again from the same "
-                        "images, or train again with --fresh")
+                        f"{len(here)} now, and class {k} was {was or 'not there'} and is {now or 'not there'}. Prepare "
+                        "the set again from the same images, or train again with --fresh")
     if "weights_from" in config and here and len(here) != config["num_classes"]:
         raise UserError(f"{folder} has weights for {config['num_classes']} classes, and the images of {split.name} "
                         f"have {len(here)}: which number each of them has is unknown. Put all classes into the "

@@ -25,7 +25,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 def available_corruptions(name, data_dir):
     """[(corruption, severity)] that data_dir holds of cifar10_c or cifar100_c, in the order above."""
-    return [(c, s) for c in ARRAYS for s in SEVERITIES if any(path.exists() for path in _paths(name, c, s, data_dir))]
+    return [(c, s) for c in ARRAYS for s in SEVERITIES if _find(name, c, s, data_dir)[0].exists()]
 
 
 def read_corrupted(name, corruption, severity, data_dir):
@@ -35,18 +35,17 @@ def read_corrupted(name, corruption, severity, data_dir):
     """
     if corruption not in ARRAYS or severity not in SEVERITIES:
         raise UserError(f"{name} has no {corruption!r} in severity {severity}: choose from {', '.join(ARRAYS)}; 1 … 5")
-    official, own = _paths(name, corruption, severity, data_dir)
-    path = official if official.exists() else own
+    path, is_official = _find(name, corruption, severity, data_dir)
     size = CATALOG[name].size
     try:
-        labels = np.load(path.with_name("labels.npy" if path == official else "labels-made.npy"), mmap_mode="r")
+        labels = np.load(path.with_name("labels.npy" if is_official else "labels-made.npy"), mmap_mode="r")
         images = np.load(path, mmap_mode="r")  # no memory is taken for what a damaged header says
         if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or labels.ndim != 1:
             raise ValueError(f"it holds {images.dtype} of shape {images.shape}")
-        if path == official and (len(images) % 5 or len(labels) != len(images)) or len(labels) < len(images):
+        if is_official and (len(images) % 5 or len(labels) != len(images)) or len(labels) < len(images):
             raise ValueError(f"it has {len(images):,} images, and there are {len(labels):,} labels")
-        n = len(images) // 5 if path == official else len(images)
-        part = slice(n * (severity - 1), n * severity) if path == official else slice(n)
+        n = len(images) // 5 if is_official else len(images)
+        part = slice(n * (severity - 1), n * severity) if is_official else slice(n)
         return np.array(images[part]), np.array(labels[part], dtype=np.int64)
     except FileNotFoundError as error:
         dataset = name.removesuffix("_c")
@@ -72,8 +71,7 @@ def open_corrupted(name, corruption, severity, data_dir, device, normalization=N
 
 def corruption_digest(name, corruption, severity, data_dir):
     """A string that changes with the images: their MD5, or a sample's for files that prepare.py has not seen."""
-    official, own = _paths(name, corruption, severity, data_dir)
-    path = official if official.exists() else own
+    path, _ = _find(name, corruption, severity, data_dir)
     try:
         kept = read_manifest(Path(data_dir) / name)["splits"]["test"]["files"][path.name]
         if kept["bytes"] == path.stat().st_size:
@@ -96,12 +94,15 @@ def _sample_digest(path):
 
 def note(name, corruption, severity, data_dir):
     """What a table must say about it; "" for the official arrays."""
-    if _paths(name, corruption, severity, data_dir)[0].exists():
+    if _find(name, corruption, severity, data_dir)[1]:
         return ""
     return (f"not {CATALOG[name].title} but made from the test images with the package imagecorruptions, "
             "whose parameters are ImageNet-C's")
 
 
-def _paths(name, corruption, severity, data_dir):
+def _find(name, corruption, severity, data_dir):
+    """(path, whether it is the official array, which holds all severities); the array made here may not exist."""
     folder = Path(data_dir) / name
-    return folder / f"{corruption}.npy", folder / f"{corruption}-{severity}.npy"
+    official = folder / f"{corruption}.npy"
+    is_official = official.exists()
+    return official if is_official else folder / f"{corruption}-{severity}.npy", is_official

@@ -266,7 +266,7 @@ def labelled_files(root, classes=None, advice="", keeps=None, expected=0, needed
     return [str(tree.root / path) for path, _ in rows], [number[name] for _, name in rows], classes
 
 
-def class_names(root, keeps=None):
+def class_names(root):
     """The names of a folder's classes, sorted: those that images are there of; [] where the folder is missing.
 
     The usual <class>/<image> is looked at without listing every image.
@@ -278,7 +278,7 @@ def class_names(root, keeps=None):
     filled = [folder.name for folder in folders if _has_image(folder)]
     if len(filled) < 2 or len(filled) < len(folders):
         filled = sorted(set(ImageTree.open(root).classes))
-    return [name for name in filled if keeps is None or keeps(name)]
+    return filled
 
 
 def _has_image(folder):

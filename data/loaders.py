@@ -8,10 +8,7 @@ from data import transforms
 from data.datasets import CATALOG
 from data.decode import resize_arrays
 from data.sampling import batch_slices, epoch_order, rank_slice, steps_of, stream
-from data.splits import Split, available, digest_of, names_of, read_split
-
-__all__ = ["OutlierLoader", "ResidentImages", "TrainLoader", "available", "digest_of", "names_of", "open_set",
-           "open_split", "read_split"]
+from data.splits import Split
 
 
 def open_set(name, split, data_dir, device, id_dataset=None, normalization=None, **loader_options):

@@ -15,27 +15,22 @@ from data.user_sets import check_name
 from utils.io import UserError
 
 
-def ood_folder(name, path, id_dataset):
-    """A Split of all images below a folder, as OOD images for the networks of `id_dataset`.
+class OODFolder(Split):
+    """All images below a folder, as OOD images for the networks of `id_dataset`: `files`, and for small networks
+    `images`, which are decoded when they are asked for.
 
     Args:
         name: of the set in tables; letters, digits and _.
         path: the folder; how it is arranged does not matter. Files that are no images are named and left out.
         id_dataset: in CATALOG.
-    UserError when the name is taken, or when the folder is missing or holds no image.
-    """
-    check_name(name)
-    return OODFolder(name, path, id_dataset)
-
-
-class OODFolder(Split):
-    """`files`, and for small networks `images`, which are decoded when they are asked for.
 
     unreadable: {file: why} of those that could not be decoded so far; `images` is without them.
     note: what a table must say of the set.
+    UserError when the name is taken, or when the folder is missing or holds no image.
     """
 
     def __init__(self, name, path, id_dataset):
+        check_name(name)
         self.name, self.split, self.id_dataset, self.root = name, "test", id_dataset, Path(path)
         self.size, self.record, self.unreadable = CATALOG[id_dataset].size, {}, {}
         if not self.root.is_dir():

@@ -67,27 +67,23 @@ def benchmark(dataset, data_dir, splits=None, ood_sets=()):
     if not available(dataset, "test", data_dir, dataset):
         raise UserError(f"{dataset} is not in {data_dir}. {how_to_get(dataset, data_dir)}")
     splits = splits or OpenSplits(data_dir, dataset)
-    found = _with_lists(dataset, splits) if dataset in OPENOOD else _without_lists(dataset, splits)
-    if ood_sets:
-        found.groups["ood"] = [Subset(split.name, {"test": np.arange(len(split))}, len(split), split.note,
-                                      {"test": split}) for split in ood_sets]
-    return found
-
-
-def _with_lists(dataset, splits):
-    validation, test = _id_subsets(dataset, splits)
+    validation, test = (_id_subsets if dataset in OPENOOD else _halves)(dataset, splits)
     groups, missing, refused = {}, {}, {}
-    for group, names in OPENOOD[dataset].items():
+    for group, names in (OPENOOD.get(dataset) or OUTLIERS.get(dataset, {})).items():
         found = {}
         for name in names:
             try:
-                found[name] = _ood_subset(dataset, name, splits)
+                found[name] = (_ood_subset if dataset in OPENOOD else _whole_subset)(dataset, name, splits)
             except UnknownClasses as error:
                 found[name], refused[name] = None, str(error)
         groups[group] = [subset for subset in found.values() if subset]
         if absent := [name for name, subset in found.items() if not subset]:
             missing[group] = absent
-    return PreparedBenchmark(validation, test, groups, missing, _validation_ood(dataset, groups, splits), refused)
+    validation_outliers = _validation_ood(dataset, groups, splits)
+    if ood_sets:
+        groups["ood"] = [Subset(split.name, {"test": np.arange(len(split))}, len(split), split.note, {"test": split})
+                         for split in ood_sets]
+    return PreparedBenchmark(validation, test, groups, missing, validation_outliers, refused)
 
 
 def _validation_ood(dataset, groups, splits):
@@ -108,19 +104,20 @@ def _validation_ood(dataset, groups, splits):
     return splits.subset(name, {"test": chosen}, 1_000, f"{len(chosen):,} images of our choice")
 
 
-def _without_lists(dataset, splits):
+def _halves(dataset, splits):
+    """The validation and the test Subset of a set that OpenOOD does not have."""
     labels = splits.get(dataset).labels
     first = balanced_subset(labels, len(labels) // 2, f"{dataset} {dataset}")
     rest = np.setdiff1d(np.arange(len(labels)), first)
-    validation, test = (splits.subset(dataset, {"test": index}, len(index)) for index in (first, rest))
-    groups, missing = {}, {}
-    for group, names in OUTLIERS.get(dataset, {}).items():
-        there = [name for name in names if splits.available(name)]
-        counts = [len(splits.get(name)) for name in there]
-        groups[group] = [splits.subset(name, {"test": np.arange(n)}, n) for name, n in zip(there, counts)]
-        if absent := [name for name in names if name not in there]:
-            missing[group] = absent
-    return PreparedBenchmark(validation, test, groups, missing)
+    return [splits.subset(dataset, {"test": index}, len(index)) for index in (first, rest)]
+
+
+def _whole_subset(dataset, name, splits):
+    """A set's Subset as OOD images of such a `dataset`, or None when it is not prepared."""
+    if not splits.available(name):
+        return None
+    count = len(splits.get(name))
+    return splits.subset(name, {"test": np.arange(count)}, count)
 
 
 def _id_subsets(dataset, splits):

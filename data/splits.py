@@ -101,12 +101,7 @@ class ArraySplit(Split):
 
     def _check(self):
         """Whether the file is the one that was prepared: its length, shapes, types and checksums, not its content."""
-        try:
-            self._headers = array_headers(self.path)
-        except FileNotFoundError as error:
-            raise UserError(f"{self.path} is missing. {self.advice}") from error
-        except Damaged as error:
-            raise self._damaged(error) from error
+        self._headers = self._read(array_headers)
         if not self.record:
             raise UserError(f"{self.data_dir / self.name / 'manifest.json'} has no split {self.split!r}. "
                             f"{self.advice}")
@@ -125,19 +120,16 @@ class ArraySplit(Split):
         if os.path.getsize(self.path) != kept["bytes"]:
             raise self._changed(f"it has {os.path.getsize(self.path):,} bytes, but {kept['bytes']:,} were written")
 
-    def _damaged(self, error):
-        return UserError(f"{self.path} is damaged ({error}). {self.advice}, with --fresh")
-
     def _changed(self, how):
         return UserError(f"{self.path} differs from what was prepared: {how}. {self.advice}, with --fresh")
 
-    def _read(self, *keys):
+    def _read(self, reader, *keys):
         try:
-            return read_arrays(self.path, *keys)
+            return reader(self.path, *keys)
         except FileNotFoundError as error:
             raise UserError(f"{self.path} is missing. {self.advice}") from error
         except Damaged as error:
-            raise self._damaged(error) from error
+            raise UserError(f"{self.path} is damaged ({error}). {self.advice}, with --fresh") from error
 
     @property
     def digest(self):
@@ -145,7 +137,7 @@ class ArraySplit(Split):
 
     @cached_property
     def labels(self):
-        labels, = self._read("labels")
+        labels, = self._read(read_arrays, "labels")
         classes = CATALOG[self.name].classes
         if CATALOG[self.name].mean and len(labels) and not 0 <= labels.min() <= labels.max() < classes:
             raise self._changed(f"its labels go from {labels.min()} to {labels.max()}, and there are {classes} classes")
@@ -157,7 +149,7 @@ class ArraySplit(Split):
         """(n, H, W, C) uint8. Read once for as long as somebody holds them."""
         images = self._images()
         if images is None:
-            images, = self._read("images")
+            images, = self._read(read_arrays, "images")
             self._check_old_manifest(images)
             self._images = weakref.ref(images)
         return images
@@ -170,7 +162,9 @@ class ArraySplit(Split):
 
     @cached_property
     def names(self):
-        return np.char.decode(self._read("names")[0], "utf-8").tolist() if "names" in self._headers else None
+        if "names" not in self._headers:
+            return None
+        return np.char.decode(self._read(read_arrays, "names")[0], "utf-8").tolist()
 
     @cached_property
     def class_names(self):
@@ -262,17 +256,7 @@ def content_digest(images, labels):
     return content.hexdigest()
 
 
-# ---- one question to a split that nobody has opened ----
-
 def read_split(name, split, data_dir, id_dataset=None):
     """A prepared split: images (n, H, W, C) uint8, labels (n) int64; natural images in the size of `id_dataset`'s."""
     opened = ArraySplit(name, split, data_dir, id_dataset)
     return opened.images, opened.labels.copy()
-
-
-def digest_of(name, split, data_dir, id_dataset=None):
-    return Split.open(name, split, data_dir, id_dataset).digest
-
-
-def names_of(name, split, data_dir, id_dataset=None):
-    return Split.open(name, split, data_dir, id_dataset).names

@@ -58,8 +58,8 @@ def without_overlap(dataset, split):
     if not overlapping:
         return np.arange(len(split))
     classes = [name.split("/")[0] for name in split.names or ()]
-    by_wnid = all(map(WNID.fullmatch, overlapping))
-    if by_wnid and not all(map(WNID.fullmatch, classes)) or len(set(classes)) < 2 and not by_wnid or not classes:
+    are_classes = all(map(WNID.fullmatch, classes)) if WNID.fullmatch(overlapping[0]) else len(set(classes)) > 1
+    if not classes or not are_classes:
         raise UnknownClasses(f"left out: some of its classes are {CATALOG[dataset].title}'s, too, and its images do "
                              f"not lie in class folders. {split.advice}, with --fresh, from class folders")
     return np.array([k for k, name in enumerate(classes) if name not in overlapping], dtype=np.int64)

@@ -75,10 +75,8 @@ class LossFirstPart(nn.Module):
         self._calibrated_on: tuple[float, ...] | None = None  # which logits `calibrate` was given, see _fingerprint
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         self.register_buffer("temperature", torch.full((1,), _positive(float(temperature)), dtype=dtype))
-        self.register_buffer("validationset_available", torch.tensor([False]))
-        self.register_buffer("precomputed_thresholds", torch.full((2, len(PERCENTILES)), torch.nan, dtype=dtype))
-        self.register_buffer("thresholds_temperature", torch.full((2,), torch.nan, dtype=dtype))
-        self.register_buffer("thresholds_score", torch.full((2,), -1))
+        for name, value in _unknown_thresholds(dtype).items():
+            self.register_buffer(name, value)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, F) features → (B, C) logits, already divided by the temperature; (…, F) → (…, C), for example for tokens.
@@ -253,18 +251,22 @@ class LossFirstPart(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """As nn.Module, also from state dicts without our buffers, and with a 0-dim temperature."""
-        unknown = {"temperature": self.temperature.detach().clone(),
-                   "validationset_available": torch.tensor([False]),
-                   "precomputed_thresholds": torch.full((2, len(PERCENTILES)), torch.nan),
-                   "thresholds_temperature": torch.full((2,), torch.nan),
-                   "thresholds_score": torch.full((2,), -1)}
-        for name, value in unknown.items():
+        missing = {"temperature": self.temperature.detach().clone(), **_unknown_thresholds(self.temperature.dtype)}
+        for name, value in missing.items():
             state_dict.setdefault(prefix + name, value)
         state_dict[prefix + "temperature"] = torch.as_tensor(state_dict[prefix + "temperature"]).reshape(1)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
         return f"num_features={self.num_features}, num_classes={self.num_classes}"
+
+
+def _unknown_thresholds(dtype: torch.dtype) -> dict[str, Tensor]:
+    """The buffers of a head without thresholds."""
+    return {"validationset_available": torch.tensor([False]),
+            "precomputed_thresholds": torch.full((2, len(PERCENTILES)), torch.nan, dtype=dtype),
+            "thresholds_temperature": torch.full((2,), torch.nan, dtype=dtype),
+            "thresholds_score": torch.full((2,), -1)}
 
 
 def _positive(temperature: float) -> float:

@@ -21,7 +21,7 @@ NEAR = 2**-7  # recomputed is what is below this share of ‖f‖² + ‖p‖²,
 
 def euclidean_distance_logits(features: Tensor, prototypes: Tensor, temperature: Tensor) -> Tensor:
     """−‖f − p‖₂/temperature of every pair: (…, F), (C, F), (1) → (…, C), ≤ 0. The gradient at distance zero is zero."""
-    return in_full_precision(_euclidean_distance_logits, features, prototypes, temperature)
+    return in_full_precision(lambda f, p, t: euclidean_distances(f, p) / -t, features, prototypes, temperature)
 
 
 def cosine_distance_logits(
@@ -39,10 +39,6 @@ def cosine_distance_logits(
 # symbolic tracing (torch.fx) records a call of these two as one node: inside they decide by type, device and autocast
 torch.fx.wrap("euclidean_distance_logits")
 torch.fx.wrap("cosine_distance_logits")
-
-
-def _euclidean_distance_logits(features: Tensor, prototypes: Tensor, temperature: Tensor) -> Tensor:
-    return euclidean_distances(features, prototypes) / -temperature
 
 
 def euclidean_distances(features: Tensor, prototypes: Tensor) -> Tensor:

@@ -49,11 +49,7 @@ class SoftMaxLossSecondPart(LossSecondPart):
 
 def linear_logits(features: Tensor, weights: Tensor, bias: Tensor, temperature: Tensor) -> Tensor:
     """(f·Wᵀ + b)/temperature in float32 or float64: (…, F), (C, F), (C), (1) → (…, C)."""
-    return in_full_precision(_linear_logits, features, weights, bias, temperature)
+    return in_full_precision(lambda f, w, b, t: F.linear(f, w, b) / t, features, weights, bias, temperature)
 
 
 torch.fx.wrap("linear_logits")  # symbolic tracing records it as one node: inside it decides by type and autocast
-
-
-def _linear_logits(features: Tensor, weights: Tensor, bias: Tensor, temperature: Tensor) -> Tensor:
-    return F.linear(features, weights, bias) / temperature

@@ -4,8 +4,13 @@ from torch import nn
 from .network import BaseNetwork, initialize_convolutions, relu
 
 
+def projection(channels, width, stride):
+    return nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+
+
 class BasicBlock(nn.Module):
     conv_bn_pairs = ("conv1", "bn1"), ("conv2", "bn2")
+    make_shortcut = staticmethod(projection)  # where the input has another shape than the output
 
     def __init__(self, channels, width, stride):
         super().__init__()
@@ -15,22 +20,23 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.shortcut = nn.Identity()
         if stride != 1 or channels != width:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            self.shortcut = self.make_shortcut(channels, width, stride)
 
     def forward(self, x):
         residual = self.bn2(self.conv2(relu(self.bn1(self.conv1(x)))))
         return relu(residual + self.shortcut(x))
 
 
-def stem():
-    return nn.Sequential(nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
+def stem(width=64):
+    return nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
 
 
-def basic_layers(blocks):
-    layers, channels = nn.ModuleList(), 64
-    for count, width, stride in zip(blocks, (64, 128, 256, 512), (1, 2, 2, 2)):
-        layer = [BasicBlock(channels, width, stride)] + [BasicBlock(width, width, 1) for _ in range(count - 1)]
-        layers.append(nn.Sequential(*layer))
+def make_layers(counts, block=BasicBlock, channels=64, widths=(64, 128, 256, 512)):
+    """Layers of so many blocks, of these widths; all but the first layer halve the sides of the maps."""
+    layers = nn.ModuleList()
+    for count, width, stride in zip(counts, widths, (1, 2, 2, 2)):
+        blocks = [block(channels, width, stride)] + [block(width, width, 1) for _ in range(count - 1)]
+        layers.append(nn.Sequential(*blocks))
         channels = width
     return layers
 
@@ -51,7 +57,7 @@ class ResNet34(BaseNetwork):
     def __init__(self, num_classes, head):
         super().__init__(512, num_classes, head)
         self.stem = stem()
-        self.layers = basic_layers((3, 4, 6, 3))
+        self.layers = make_layers((3, 4, 6, 3))
         initialize_convolutions(self)
         for module in self.modules():
             if isinstance(module, BasicBlock):
@@ -70,7 +76,7 @@ class ResNet18Small(BaseNetwork):
     def __init__(self, num_classes, head):
         super().__init__(512, num_classes, head)
         self.stem = stem()
-        self.layers = basic_layers((2, 2, 2, 2))
+        self.layers = make_layers((2, 2, 2, 2))
 
     def stages(self, images):
         return stages_of(self.layers, self.stem(images))

@@ -3,6 +3,7 @@ convolution has a bias, and the final batch normalization has momentum 0.9."""
 from torch import nn
 
 from .network import BaseNetwork, initialize_convolutions, relu
+from .resnet import make_layers, stages_of
 
 
 class WideBlock(nn.Module):
@@ -30,17 +31,10 @@ class WideResNet2810(BaseNetwork):
     def __init__(self, num_classes, head):
         super().__init__(640, num_classes, head)
         self.stem = nn.Conv2d(3, 16, 3, padding=1)
-        self.groups = nn.ModuleList()
-        channels = 16
-        for width, stride in ((160, 1), (320, 2), (640, 2)):
-            group = [WideBlock(channels, width, stride)] + [WideBlock(width, width, 1) for _ in range(3)]
-            self.groups.append(nn.Sequential(*group))
-            channels = width
-        self.bn = nn.BatchNorm2d(channels, momentum=0.9)
+        self.groups = make_layers((4, 4, 4), WideBlock, 16, (160, 320, 640))
+        self.bn = nn.BatchNorm2d(640, momentum=0.9)
         initialize_convolutions(self)
 
     def stages(self, images):
-        first = self.groups[0](self.stem(images))  # (B, 160, 32, 32)
-        second = self.groups[1](first)  # (B, 320, 16, 16)
-        third = self.groups[2](second)  # (B, 640, 8, 8)
+        first, second, third = stages_of(self.groups, self.stem(images))  # (B, 160, 32, 32) … (B, 640, 8, 8)
         return [first, second, relu(self.bn(third))]

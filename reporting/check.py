@@ -50,7 +50,7 @@ def published_rows(runs, dataset=None):
                    and (line.model, line.method) == (row["model"], row["method"])]
             why, cells = judge(own)
             title = f"{row['id_dataset']}, {title_of(row['model'])}, {row['title']}"
-            off = [] if why else [f"{title}, {in_words(cell)}" for cell in cells if cell.verdict == OUTSIDE]
+            off = [] if why else [f"{title}, {describe(cell)}" for cell in cells if cell.verdict == OUTSIDE]
             yield Row(title, why, cells, off)
 
 
@@ -77,6 +77,6 @@ def judge(lines):
     return why, cells
 
 
-def in_words(cell):
+def describe(cell):
     return (f"{cell.column}: ours {cell.ours:.4g} (n = {cell.ours_n}), paper {cell.paper:.4g}, "
             f"Δ {cell.delta:+.3g}, tolerance {cell.tolerance:.3g}")

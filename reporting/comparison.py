@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from reporting.load import OWN_SCORE
 from reporting.names import in_order, is_known, title_of
 from reporting.notes import notes_of
 from reporting.tables import Section
-from reporting.verdicts import number, verdict
+from reporting.verdicts import mean_and_std, number, verdict
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,9 @@ def cell_of(benchmark, column, protocol, runs, paper):
     values, dropped = [], 0
     for run in runs:
         found = found_in(run, benchmark, protocol, column)
-        dropped += any(note for _, note in found)
-        if found and not any(note for _, note in found):
+        if any(note for _, note in found):
+            dropped += 1
+        elif found:
             values.append(column.scale * np.mean([value for value, _ in found]))
     return verdict(column, paper, values, comparable=bool(runs) and not runs[0].changed, dropped_n=dropped,
                    complete=all(is_complete(run, benchmark, protocol, column) for run in runs))
@@ -227,32 +229,32 @@ def grouped(items, key):
     return list(groups.items())
 
 
+def networks(rows):
+    """(title, rows, notes) for each network and recipe of tidy rows; a changed recipe is the first of the notes."""
+    for (model, changed), part in grouped(rows, lambda row: (row["model"], row["changed"])):
+        yield title_of(model), part, [f"CHANGED RECIPE: {changed}."] if changed else []
+
+
 # ---- every method under every score ----
 
 def score_rows(benchmark, dataset, runs):
     """Tidy: AUROC in per cent, the mean over a column's sets, of every method under every score; over seeds."""
-    rows = []
-    protocol = benchmark.all_scores
+    rows, checkpoint = [], benchmark.all_scores.checkpoint
     runs = [run for run in runs if run.id_dataset == dataset and benchmark.scores_include(run)]
-    columns = {(column.group, column.datasets) for column in benchmark.columns(dataset, runs) if column.group != "id"}
+    places = dict.fromkeys((column.group, column.datasets) for column in benchmark.columns(dataset, runs)
+                           if column.group != "id")
     for (model, changed), part in grouped(runs, lambda run: (run.model, run.changed)):
         names = list(dict.fromkeys(row[4] for run in part for row in run.rows
                                    if row[0] == benchmark.name and row[5] == "auroc"))
-        for group, datasets in sorted(columns, key=lambda column: _place(benchmark, dataset, runs, column)):
-            for method in in_order({run.method for run in part}):
-                for score in names:
-                    values = [100 * np.mean(found) for run in part if run.method == method
-                              if (found := _aurocs(run, benchmark, protocol.checkpoint, score, group, datasets))]
-                    if values:
-                        rows.append({"id_dataset": dataset, "model": model, "changed": changed, "ood_group": group,
-                                     "dataset": " ".join(datasets), "method": method, "score": score,
-                                     "mean": np.mean(values), "n": len(values),
-                                     "std": np.std(values, ddof=1) if len(values) > 1 else math.nan})
+        for (group, datasets), method, score in product(places, in_order({run.method for run in part}), names):
+            values = [100 * np.mean(found) for run in part if run.method == method
+                      if (found := _aurocs(run, benchmark, checkpoint, score, group, datasets))]
+            if values:
+                mean, std = mean_and_std(values)
+                rows.append({"id_dataset": dataset, "model": model, "changed": changed, "ood_group": group,
+                             "dataset": " ".join(datasets), "method": method, "score": score,
+                             "mean": mean, "n": len(values), "std": std})
     return rows
-
-
-def _place(benchmark, dataset, runs, column):
-    return [(c.group, c.datasets) for c in benchmark.columns(dataset, runs)].index(column)
 
 
 def _aurocs(run, benchmark, checkpoint, score, group, datasets):
@@ -262,7 +264,7 @@ def _aurocs(run, benchmark, checkpoint, score, group, datasets):
 
 def score_sections(benchmark, dataset, rows):
     """A Section for each network and recipe; a star marks the score that the paper ranks a method by."""
-    for (model, changed), part in grouped(rows, lambda row: (row["model"], row["changed"])):
+    for title, part, notes in networks(rows):
         names = list(dict.fromkeys(row["score"] for row in part))
         lines = []
         for (group, datasets, method), cells in grouped(
@@ -272,9 +274,8 @@ def score_sections(benchmark, dataset, rows):
             sets = title_of(datasets) if " " not in datasets else group
             lines.append([sets, title_of(method), *(_marked(by.get(name), name == own) for name in names)])
         unknown = [title_of(method) for method in in_order({row["method"] for row in part}) if not is_known(method)]
-        note = f"CHANGED RECIPE: {changed}. " if changed else ""
-        note += f"Not registered: {', '.join(unknown)}." if unknown else ""
-        yield Section(title_of(model), ["OOD sets", "method", *names], lines, note.strip())
+        notes += [f"Not registered: {', '.join(unknown)}."] if unknown else []
+        yield Section(title, ["OOD sets", "method", *names], lines, " ".join(notes))
 
 
 def _marked(cell, own):

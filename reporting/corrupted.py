@@ -1,12 +1,10 @@
 """Calibration under corruption: CIFAR-10-C and CIFAR-100-C, as SDDE's test_ece scripts for severities 1 and 5."""
 import math
 
-import numpy as np
-
-from reporting.comparison import grouped
+from reporting.comparison import networks
 from reporting.names import in_order, title_of
 from reporting.tables import Section
-from reporting.verdicts import number
+from reporting.verdicts import mean_and_std, number
 
 LEGEND = """\
 Each metric is a mean over the corruptions of the test images, then mean ± sample standard deviation over n seeds. The
@@ -29,9 +27,11 @@ def rows_of(dataset, runs):
     for run in (run for run in runs if run.id_dataset == dataset):
         groups = {place[0] for place in run.cells("openood", "best", "images") if place[0].startswith("corrupted_")}
         severities = {int(group.removeprefix("corrupted_")): group for group in groups}
-        if severities:
-            from data.corruptions import VALIDATION  # here, because it takes half a second
-        for severity in sorted({0, *severities} if severities else ()):
+        if not severities:
+            continue
+        from data.corruptions import VALIDATION  # here, because it takes half a second
+
+        for severity in sorted({0, *severities}):
             group = severities.get(severity, "id")
             for column, (corrupted, clean, unit, _) in METRICS.items():
                 cells = run.cells("openood", "best", corrupted if severity else clean)
@@ -41,7 +41,7 @@ def rows_of(dataset, runs):
                     "id_dataset": dataset, "model": run.model, "method": run.method, "changed": run.changed,
                     "seed": run.seed, "severity": severity, "column": column,
                     "corruptions": len(values) if severity else 0,
-                    "value": float(np.mean(values)) if values else math.nan, "note": _note(run, group)})
+                    "value": mean_and_std(values)[0], "note": _note(run, group)})
     return rows
 
 
@@ -53,16 +53,15 @@ def _note(run, group):
 def sections(rows):
     """A Section per network and recipe."""
     headers = ["severity", "method", "n", "corruptions", *METRICS]
-    for (model, changed), part in grouped(rows, lambda row: (row["model"], row["changed"])):
+    for title, part, notes in networks(rows):
         lines = []
         for severity in (severity for severity in SEVERITIES_SHOWN if any(row["severity"] == severity for row in part)):
             for method in in_order({row["method"] for row in part}):
                 own = [row for row in part if (row["severity"], row["method"]) == (severity, method)]
                 if own:
                     lines.append([str(severity) if severity else "0 (clean)", title_of(method), *_texts(own)])
-        notes = [f"CHANGED RECIPE: {changed}."] if changed else []
         notes += [f"{note}." for note in dict.fromkeys(row["note"] for row in part if row["severity"]) if note]
-        yield Section(title_of(model), headers, lines, " ".join(notes))
+        yield Section(title, headers, lines, " ".join(notes))
 
 
 def _texts(rows):
@@ -71,6 +70,5 @@ def _texts(rows):
     texts = [str(len({row["seed"] for row in rows})), "/".join(map(str, counts))]
     for column, (_, _, _, digits) in METRICS.items():
         values = [row["value"] for row in rows if row["column"] == column and math.isfinite(row["value"])]
-        texts.append(number(np.mean(values) if values else math.nan, np.std(values, ddof=1) if len(values) > 1
-                            else math.nan, digits))
+        texts.append(number(*mean_and_std(values), digits))
     return texts

@@ -2,13 +2,11 @@
 import math
 from collections import defaultdict
 
-import numpy as np
-
-from reporting.comparison import grouped
+from reporting.comparison import networks
 from reporting.names import in_order, title_of
 from reporting.openood import COMMON_SCORE, includes
 from reporting.tables import Section
-from reporting.verdicts import number
+from reporting.verdicts import mean_and_std, number
 
 LEGEND = """\
 Values are mean ± sample standard deviation over seeds. best: the epoch with the best accuracy on validation images (for
@@ -41,25 +39,19 @@ def row_of(run):
         "id_dataset": run.id_dataset, "model": run.model, "method": run.method, "changed": run.changed,
         "seed": run.seed, "epochs": run.epochs, "best_epoch": run.config["best_epoch"],
         **{f"{when}_accuracy": 100 * run.config[f"{when}_accuracy"] for when in ("best", "last")},
-        **{f"{group}_{when}": float(np.mean(aurocs[group, when])) if aurocs[group, when] else math.nan
+        **{f"{group}_{when}": mean_and_std(aurocs[group, when])[0]
            for group in ("near", "far") for when in ("best", "last")},
         **{f"{name}_{when}": epoch.get(name, math.nan) for name in LOGGED for when, epoch in ends}}
 
 
 def sections(rows):
     """A Section per network and recipe."""
-    for (model, changed), part in grouped(rows, lambda row: (row["model"], row["changed"])):
+    for title, part, notes in networks(rows):
         lines = []
         for method in in_order({row["method"] for row in part}):
             runs = sorted((row for row in part if row["method"] == method), key=lambda row: row["seed"])
             chosen = ", ".join(str(row["best_epoch"]) for row in runs)
             lines.append([title_of(method), str(len(runs)), f"{chosen} of {runs[0]['epochs']}",
-                          *(_mean(scale * np.array([row[name] for row in runs]), digits)
-                            for name, scale, digits in VALUE_COLUMNS)])
-        yield Section(title_of(model), HEADERS, lines, f"CHANGED RECIPE: {changed}." if changed else "")
-
-
-def _mean(values, digits):
-    values = values[np.isfinite(values)]
-    return number(values.mean() if len(values) else math.nan, values.std(ddof=1) if len(values) > 1 else math.nan,
-                  digits)
+                          *(number(*mean_and_std([scale * row[name] for row in runs if math.isfinite(row[name])]),
+                                   digits) for name, scale, digits in VALUE_COLUMNS)])
+        yield Section(title, HEADERS, lines, " ".join(notes))

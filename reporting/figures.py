@@ -115,10 +115,10 @@ def dumped_scores(dataset, run):
     if dataset not in dumps or len(dumps) < 2:
         return None
     groups = {row[1]: row[2] for row in run.rows if row[2] in dismax.GROUPS}
-    inside = dumps.pop(dataset)
+    id_scores = dumps.pop(dataset)
     ordered = sorted(dumps, key=lambda name: (*dismax.GROUPS, "").index(groups.get(name, "")))
-    return score, inside, {title_of(name): (groups.get(name, ""), dumps[name],
-                                            detection_metrics(inside, dumps[name])["auroc"]) for name in ordered}
+    return score, id_scores, {title_of(name): (
+        groups.get(name, ""), dumps[name], detection_metrics(id_scores, dumps[name])["auroc"]) for name in ordered}
 
 
 def calibration_of(run):
@@ -151,16 +151,13 @@ def are_maps(content):
     if not content.keys() >= SALIENCY or content["maps"].ndim != 5:
         return False
     sets, count, members = content["maps"].shape[:3]  # (S, n, N, h, w)
-    names = [content[key] for key in ("sets", "groups")]
-    return (are_numbers(content["maps"], 5) and content["images"].dtype == np.uint8
-            and content["images"].ndim == 5 and content["images"].shape[:2] == (sets, count)
-            and content["images"].shape[4] in (1, 3)
-            and are_numbers(content["predicted"], 2) and content["predicted"].shape == (sets, count)
-            and are_numbers(content["correlations"], 4)
-            and content["correlations"].shape == (sets, count, members, members)
-            and content["mean_correlations"].dtype.kind == "f" and content["mean_correlations"].ndim == 2
-            and len(content["mean_correlations"]) == sets
-            and all(one.dtype.kind == "U" and one.shape == (sets,) for one in names))
+    shapes = {"maps": content["maps"].shape, "predicted": (sets, count),
+              "correlations": (sets, count, members, members)}
+    images, means = content["images"], content["mean_correlations"]
+    return (all(are_numbers(content[key], len(shape)) and content[key].shape == shape for key, shape in shapes.items())
+            and images.dtype == np.uint8 and images.ndim == 5 and images.shape[:2] == (sets, count)
+            and images.shape[4] in (1, 3) and means.dtype.kind == "f" and means.ndim == 2 and len(means) == sets
+            and all(content[key].dtype.kind == "U" and content[key].shape == (sets,) for key in ("sets", "groups")))
 
 
 def saliency(name, network, first):

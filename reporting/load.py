@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from utils import run_dir
 from utils.io import UserError, read_file, system_error
+from utils.recipe import is_a
 
 # what config.json of a finished run must hold: entry → the type of its value; those that may also be null
 WANTED = {"run": dict, "method": dict, "recipe": dict, "overrides": dict, "sessions": list, "best_epoch": int,
@@ -89,7 +90,7 @@ def read_runs(results_dir, dataset="*", needed=True):
         try:
             runs.append(_read_run(folder))
         except (UserError, OSError) as error:
-            left_out.append(_left_out(folder, _in_words(error).replace(f"{folder}/", "")))
+            left_out.append(_left_out(folder, _reason_of(error).replace(f"{folder}/", "")))
     refused = _copies(runs)
     left_out += [_left_out(folder, reason) for folder, reason in refused.items()]
     runs = [run for run in runs if run.folder not in refused]
@@ -103,7 +104,7 @@ def read_runs(results_dir, dataset="*", needed=True):
     return Results(runs, left_out)
 
 
-def _in_words(error):
+def _reason_of(error):
     if isinstance(error, UserError):
         return str(error)
     return str(system_error(error, error.filename) or f"{error.filename}: {error.strerror}")
@@ -158,14 +159,11 @@ def _read_run(folder):
 
 
 def _config(folder):
-    path = folder / "config.json"
     try:
-        config = run_dir.read_json(path)
+        config = run_dir.read_json(folder / "config.json")
     except FileNotFoundError:
         raise UserError("it has no config.json") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"config.json is damaged ({error})") from error
-    if not _is(config.get("sha256", {}), dict):
+    if not is_a(config.get("sha256", {}), dict):
         raise UserError("config.json is not that of a finished run: sha256 is of another type")
     if why := _foreign(config):
         raise UserError(f"config.json is not that of a finished run: {why}")
@@ -177,30 +175,25 @@ def _foreign(config):
     if not isinstance(config, dict):
         return "it is no object"
     for entry, kind in WANTED.items():
-        if not _is(config.get(entry), kind):
+        if not is_a(config.get(entry), kind):
             return f"{entry} is missing or of another type"
     for entry in NULLABLE:
-        if entry not in config or not (config[entry] is None or _is(config[entry], float)):
+        if entry not in config or not (
+                config[entry] is None or is_a(config[entry], float) and math.isfinite(config[entry])):
             return f"{entry} is missing or no number"
     run, sessions = config["run"], config["sessions"]
-    if not (all(_is(run.get(name), str) for name in ("dataset", "model", "method")) and _is(run.get("seed"), int)):
+    if not (all(is_a(run.get(name), str) for name in ("dataset", "model", "method")) and is_a(run.get("seed"), int)):
         return "run does not say dataset, model, method and seed"
-    if not all(_is(count, int) and count > 0 for count in (
+    if not all(is_a(count, int) and count > 0 for count in (
             config["recipe"].get("epochs"), config["method"].get("members"), config["parameters"])):
         return "the epochs of its recipe, the members of its method or its parameters are missing or not positive"
     if any(config[entry] is not None and config[entry] < 0 for entry in NULLABLE):
         return "a time or an accuracy is negative"
-    if not (sessions and all(_is(session, dict) and _is(session.get("device"), str) for session in sessions)):
+    if not (sessions and all(is_a(session, dict) and is_a(session.get("device"), str) for session in sessions)):
         return "its sessions do not say on which device"
-    if not all(_is(change, dict) and {"used", "published"} <= set(change) for change in config["overrides"].values()):
+    if not all(is_a(change, dict) and {"used", "published"} <= set(change) for change in config["overrides"].values()):
         return "an override does not say what is published and what was used"
     return ""
-
-
-def _is(value, kind):
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
 
 
 def _log(folder, config):

@@ -18,13 +18,12 @@ def notes_of(benchmark, dataset, model, lines, columns, results):
 
 
 def _unpublished(dataset, model, lines):
-    everywhere = [*papers.dismax(), *papers.sdde()]
-    if not any(row["id_dataset"] == dataset and row["model"] == model for row in everywhere):
+    known = {row["method"] for row in [*papers.dismax(), *papers.sdde()]
+             if (row["id_dataset"], row["model"]) == (dataset, model)}
+    if not known:
         yield f"{title_of(model)} on {title_of(dataset)} is in neither paper."
-    else:
-        known = {row["method"] for row in everywhere if row["id_dataset"] == dataset and row["model"] == model}
-        if others := dict.fromkeys(line.title for line in lines if line.method and line.method not in known):
-            yield f"Without a published row: {'; '.join(others)}."
+    elif others := dict.fromkeys(line.title for line in lines if line.method and line.method not in known):
+        yield f"Without a published row: {'; '.join(others)}."
     if others := dict.fromkeys(line.method for line in lines if line.method and not is_known(line.method)):
         yield f"Not registered, so listed under {'its' if len(others) == 1 else 'their'} own name: {', '.join(others)}."
 

@@ -1,16 +1,13 @@
 """Every method on each OOD set of the openood benchmark, and whether the images of the set are complete."""
-import math
 from itertools import product
 
-import numpy as np
-
 from recipes import dismax_score
-from reporting.comparison import grouped
+from reporting.comparison import grouped, networks
 from reporting.load import OWN_SCORE
 from reporting.names import in_order, sdde_script_score, title_of
 from reporting.openood import COMMON_SCORE
 from reporting.tables import Section
-from reporting.verdicts import number
+from reporting.verdicts import mean_and_std, number
 
 LEGEND = """\
 AUROC and FPR95 (%) on each OOD set by itself, mean ± sample standard deviation over n seeds, of the best epoch on
@@ -50,8 +47,7 @@ def _rows_of_method(dataset, runs, place, address):
                 cells = [run.cells("openood", "best", metric, score) for run in runs]
                 found = [100 * of_run[place][0] for of_run in cells if place in of_run]
                 values["n"] = len(found)
-                values[metric] = float(np.mean(found)) if found else math.nan
-                values[f"{metric}_std"] = float(np.std(found, ddof=1)) if len(found) > 1 else math.nan
+                values[metric], values[f"{metric}_std"] = mean_and_std(found)
             if values["n"]:
                 yield {**address, "ood_group": place[0], "dataset": place[1], "method": runs[0].method, "score": score,
                        **values, "images": int(count), "status": status(note), "note": note}
@@ -74,7 +70,7 @@ def status(note):
 def sections(rows):
     """A Section per network and recipe."""
     headers = ["OOD set", "images", "method", "scored with", "n", "AUROC (%)", "FPR95 (%)"]
-    for (model, changed), part in grouped(rows, lambda row: (row["model"], row["changed"])):
+    for title, part, notes in networks(rows):
         lines, before = [], None
         for row in part:
             place = [f"{row['ood_group'].replace('_', ' ')}: {title_of(row['dataset'])}",
@@ -83,6 +79,5 @@ def sections(rows):
                           str(row["n"]), number(row["auroc"], row["auroc_std"], 2),
                           number(row["fpr95"], row["fpr95_std"], 2)])
             before = place
-        notes = dict.fromkeys(f"{row['dataset']}: {row['note']}." for row in part if row["note"])
-        note = [f"CHANGED RECIPE: {changed}."] if changed else []
-        yield Section(title_of(model), headers, lines, " ".join([*note, *notes]))
+        notes += dict.fromkeys(f"{row['dataset']}: {row['note']}." for row in part if row["note"])
+        yield Section(title, headers, lines, " ".join(notes))

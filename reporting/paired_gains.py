@@ -14,11 +14,12 @@ from scipy.special import stdtrit
 
 from metrics.ensemble import ENSEMBLE_SCORES
 from reporting import papers
-from reporting.comparison import grouped
+from reporting.comparison import grouped, networks
 from reporting.names import in_order, sdde_script_score, title_of
 from reporting.notes import image_notes
 from reporting.openood import BENCHMARK, COMMON_SCORE, columns, includes
 from reporting.tables import Section
+from reporting.verdicts import mean_and_std
 
 EACH_SCORE, ONE_SCORE = "each script's score", "one score"
 NEAR_FAR = ("near", "far")
@@ -49,9 +50,7 @@ def rows_of(dataset, runs):
     runs = [run for run in runs if run.id_dataset == dataset and includes(run) and not run.from_files]
     for (model, changed), part in grouped(runs, lambda run: (run.model, run.changed)):
         theirs = {row["method"]: row for row in published if row["model"] == model and not changed}
-        des = {run.seed: run for run in part if run.method == "de"}
-        for method in in_order({run.method for run in part} - {"de"}) if des else []:
-            pairs = {run.seed: (run, des[run.seed]) for run in part if run.method == method and run.seed in des}
+        for method, pairs in pairs_with("de", part):
             for checkpoint, group in product(EPOCHS, NEAR_FAR):
                 paper = math.nan
                 if checkpoint == "best" and {"de", method} <= set(theirs):
@@ -60,6 +59,14 @@ def rows_of(dataset, runs):
                          "checkpoint": checkpoint, "ood_group": group}
                 rows += [{**place, **row} for row in _gains(pairs, checkpoint, group, dataset, method, paper)]
     return rows
+
+
+def pairs_with(baseline, runs):
+    """(method, {seed: (run, the baseline's run)}) of each other method, in our order; nothing without the baseline."""
+    baselines = {run.seed: run for run in runs if run.method == baseline}
+    for method in in_order({run.method for run in runs} - {baseline}) if baselines else []:
+        yield method, {run.seed: (run, baselines[run.seed]) for run in sorted(runs, key=lambda run: run.seed)
+                       if run.method == method and run.seed in baselines}
 
 
 def _gains(pairs, checkpoint, group, dataset, method, paper):
@@ -79,13 +86,13 @@ def _gains(pairs, checkpoint, group, dataset, method, paper):
 
 
 def on_common_seeds(pairs, checkpoint, group):
-    """What is compared of pairs of runs: seeds, sets, and a function (side, score) → AUROCs in per cent, a mean over
+    """What is compared of `pairs_with`: seeds, sets, and a function (side, score) → AUROCs in per cent, a mean over
     the sets for each seed.
 
     The sets are those that are the same images on both sides and are there on every common seed.
     """
     shared = {}
-    for seed, sides in sorted(pairs.items()):
+    for seed, sides in pairs.items():
         tested = [{(name, images) for (own, name), images in run.cells("openood", checkpoint, "images").items()
                    if own == group} for run in sides]
         if same := {name for name, _ in tested[0] & tested[1]}:
@@ -102,9 +109,8 @@ def on_common_seeds(pairs, checkpoint, group):
 
 def gain_summary(gain):
     """n, mean, sample standard deviation and 95 % t-interval of one value per seed; NaN where one seed says nothing."""
-    n, mean = len(gain), float(gain.mean())
-    std = float(gain.std(ddof=1)) if n > 1 else math.nan
-    half = stdtrit(n - 1, 0.975) * std / math.sqrt(n) if n > 1 else math.nan
+    n, (mean, std) = len(gain), mean_and_std(gain)
+    half = stdtrit(n - 1, 0.975) * std / math.sqrt(n)
     return {"n": n, "mean": mean, "std": std, "low": mean - half, "high": mean + half}
 
 
@@ -116,7 +122,7 @@ def sections(dataset, rows, runs):
     headers = ["method − DE", "checkpoint", "scored with", "n"]
     for group in NEAR_FAR:
         headers += [f"{group}: Δ AUROC", "95 % interval", "due to the score"]
-    for (model, changed), part in grouped(rows, lambda row: (row["model"], row["changed"])):
+    for title, part, notes in networks(rows):
         lines = []
         for method, of_method in grouped(part, lambda row: row["method"]):
             paper = {row["ood_group"]: row["paper"] for row in of_method if math.isfinite(row["paper"])}
@@ -125,9 +131,8 @@ def sections(dataset, rows, runs):
             texts += [_line(cells, bool(paper)) for _, cells in grouped(
                 shown(of_method), lambda row: (row["checkpoint"], row["kind"], row["score"], row["de_score"]))]
             lines += [["" if k else title_of(method), *text] for k, text in enumerate(texts)]
-        of_model = [run for run in runs if run.id_dataset == dataset and run.model == model and includes(run)]
-        note = " ".join(_notes(dataset, changed, part, of_model))
-        yield Section(title_of(model), headers, lines, note)
+        of_model = [run for run in runs if (run.id_dataset, run.model) == (dataset, part[0]["model"]) and includes(run)]
+        yield Section(title, headers, lines, " ".join([*notes, *_notes(dataset, part, of_model)]))
 
 
 def shown(rows):
@@ -155,14 +160,16 @@ def _line(cells, of_paper):
         row = by_group[group]
         share = f" ({100 * row['share']:.0f} %)" if of_paper and math.isfinite(row["share"]) else ""
         texts += [_signed(row["mean"], row["std"]),
-                  f"{row['low']:+.2f} to {row['high']:+.2f}" if row["n"] > 1 else "n = 1",
+                  interval_of(row),
                   f"{row['due_to_score']:+.2f}{share}" if row["kind"] == ONE_SCORE else ""]
     return texts
 
 
-def _notes(dataset, changed, part, runs):
-    if changed:
-        yield f"CHANGED RECIPE: {changed}."
+def interval_of(row):
+    return f"{row['low']:+.2f} to {row['high']:+.2f}" if row["n"] > 1 else "n = 1"
+
+
+def _notes(dataset, part, runs):
     everything = {}
     for run in runs:
         for group, name in run.cells("openood", "best", "images"):
@@ -175,7 +182,7 @@ def _notes(dataset, changed, part, runs):
 
 def score_sections(rows):
     """A Section per network and recipe: the gain with one score for both, every aggregation."""
-    for (model, changed), part in grouped(rows, lambda row: (row["model"], row["changed"])):
+    for title, part, notes in networks(rows):
         lines = []
         for (method, checkpoint, group), cells in grouped(
                 [row for row in part if row["kind"] == ONE_SCORE],
@@ -183,8 +190,7 @@ def score_sections(rows):
             by = {row["score"]: row for row in cells}
             lines.append([group, title_of(method), EPOCHS[checkpoint], str(cells[0]["n"]),
                           *(_signed(by[score]["mean"], by[score]["std"]) for score in ENSEMBLE_SCORES)])
-        yield Section(title_of(model), ["OOD sets", "method − DE", "checkpoint", "n", *ENSEMBLE_SCORES], lines,
-                      f"CHANGED RECIPE: {changed}." if changed else "")
+        yield Section(title, ["OOD sets", "method − DE", "checkpoint", "n", *ENSEMBLE_SCORES], lines, " ".join(notes))
 
 
 def _signed(mean, std=math.nan):

@@ -28,12 +28,12 @@ BINS = 15
 FEW = 10  # samples in a bin, below which its accuracy says little
 
 
-def save(path, draw, *data):
-    """Write draw(*data) to path, and for dark pages to <name>_dark.png beside it."""
+def save(path, draw):
+    """Write draw() to path, and for dark pages to <name>_dark.png beside it."""
     for style, target in ((LIGHT, path), (DARK, dark(path))):
         with matplotlib.rc_context({**COMMON_STYLE, **style}):
             buffer = io.BytesIO()
-            draw(*data).savefig(buffer, format="png", dpi=110)
+            draw().savefig(buffer, format="png", dpi=110)
         with atomic_write(target) as file:
             file.write(buffer.getvalue())
 
@@ -92,13 +92,13 @@ def score_histograms(methods):
     """A panel per method. methods: name → (score's name, in-distribution scores, {set: (group, scores, AUROC)})."""
     figure, axes = panels(methods, height=4)
     for name, axis in axes:
-        score, inside, outside = methods[name]
-        everything = np.concatenate([inside, *(values for _, values, _ in outside.values())])
+        score, id_scores, ood_sets = methods[name]
+        everything = np.concatenate([id_scores, *(values for _, values, _ in ood_sets.values())])
         low, high = np.percentile(everything, [0.5, 99.5])  # a few far ones would squeeze the rest
         style = {"bins": np.linspace(low, max(high, low + 1e-6), 50), "density": True}
-        axis.hist(np.clip(inside, low, high), color=GREY, alpha=0.5, label=f"in-distribution ({len(inside):,})",
+        axis.hist(np.clip(id_scores, low, high), color=GREY, alpha=0.5, label=f"in-distribution ({len(id_scores):,})",
                   **style)
-        for (out, (group, values, auroc)), colour in zip(outside.items(), COLOURS):
+        for (out, (group, values, auroc)), colour in zip(ood_sets.items(), COLOURS):
             axis.hist(np.clip(values, low, high), histtype="step", linewidth=1.5, color=colour,
                       linestyle=LINES.get(group, "-"), **style)
             axis.plot([], [], color=colour, linestyle=LINES.get(group, "-"),
@@ -112,10 +112,10 @@ def roc_curves(methods):
     """A panel per method; see score_histograms."""
     figure, axes = panels(methods, height=4.4)
     for name, axis in axes:
-        _, inside, outside = methods[name]
+        _, id_scores, ood_sets = methods[name]
         axis.plot([0, 100], [0, 100], color=GREY, linewidth=0.8)
-        for (out, (group, values, auroc)), colour in zip(outside.items(), COLOURS):
-            axis.plot(*roc_points(inside, values), color=colour, linestyle=LINES.get(group, "-"), linewidth=1.4,
+        for (out, (group, values, auroc)), colour in zip(ood_sets.items(), COLOURS):
+            axis.plot(*roc_points(id_scores, values), color=colour, linestyle=LINES.get(group, "-"), linewidth=1.4,
                       label=curve_label(group, out, auroc))
         axis.set(title=name, xlabel="OOD images accepted (%)", ylabel="in-distribution images accepted (%)",
                  xlim=(-1, 101), ylim=(-1, 101), aspect="equal")

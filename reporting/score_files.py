@@ -30,28 +30,28 @@ def read_scores(name, folder, seed, dataset=None):
     UserError, naming the file, when one is no score file, or when scores, predictions and labels differ in length.
     """
     folder = Path(folder)
-    paths = sorted(folder.glob("*.npz"))
+    option, paths = f"--scores {name}={folder}", sorted(folder.glob("*.npz"))
     if not paths:
-        raise UserError(f"--scores {name}={folder}: there are no .npz files. Each set needs one, with pred, conf "
+        raise UserError(f"{option}: there are no .npz files. Each set needs one, with pred, conf "
                         "and label")
     content = {}
     for path in paths:
         one = NAMES.get(path.stem, path.stem)
         if one in content:
-            raise UserError(f"--scores {name}={folder}: {path.name} is a second file of {one}. Remove one of them")
+            raise UserError(f"{option}: {path.name} is a second file of {one}. Remove one of them")
         content[one] = _read(path)
-    inside = [one for one, (_, _, label) in content.items() if (label >= 0).all() and (dataset in (None, one))]
-    if len(inside) != 1 or len(content) < 2:
-        raise UserError(f"--scores {name}={folder}: cannot tell the in-distribution set and its OOD sets apart. One "
+    id_sets = [one for one, (_, _, label) in content.items() if (label >= 0).all() and (dataset in (None, one))]
+    if len(id_sets) != 1 or len(content) < 2:
+        raise UserError(f"{option}: cannot tell the in-distribution set and its OOD sets apart. One "
                         f"file must have classes as labels, and others −1; found {', '.join(content)}"
-                        + (f". Say which one it is: --dataset {inside[0]}" if len(inside) > 1 else ""))
-    dataset, = inside
+                        + (f". Say which one it is: --dataset {id_sets[0]}" if len(id_sets) > 1 else ""))
+    dataset, = id_sets
     if dataset in CATALOG and content[dataset][2].max() >= CATALOG[dataset].classes:
-        raise UserError(f"--scores {name}={folder}: {dataset} has a label {content[dataset][2].max():g}, and there are "
+        raise UserError(f"{option}: {dataset} has a label {content[dataset][2].max():g}, and there are "
                         f"{CATALOG[dataset].classes} classes, from 0")
     model, slash, method = name.rpartition("/")
     if not method or slash and not model:
-        raise UserError(f"--scores {name}={folder}: name a method, or network/method")
+        raise UserError(f"{option}: name a method, or network/method")
     return EvaluatedRun(folder, dataset, model or MODEL, method, seed, "", {
         "method": {"members": 1}, "recipe": {"epochs": 0}, "best_epoch": 0, "train_seconds": None, "score_files": True,
         "sessions": [{"device": f"{folder}"}]}, [], list(_rows(dataset, content)))
@@ -98,10 +98,10 @@ def _read(path):
 
 def _rows(dataset, content):
     """The rows of metrics.csv, in both benchmarks, as of both checkpoints: there is only one."""
-    pred, inside, label = content[dataset]
+    pred, id_scores, label = content[dataset]
     groups = {"dismax": OUTLIERS.get(dataset, {}), "openood": OPENOOD.get(dataset, OUTLIERS.get(dataset, {}))}
-    found = {name: {**detection_metrics(inside, conf), **{
-        f"{metric}_published": value for metric, value in published_detection_metrics(inside, conf).items()}}
+    found = {name: {**detection_metrics(id_scores, conf), **{
+        f"{metric}_published": value for metric, value in published_detection_metrics(id_scores, conf).items()}}
         for name, (_, conf, _) in content.items() if name != dataset}
     for benchmark, of_benchmark in groups.items():
         group_of = {name: group for group, names in of_benchmark.items() for name in names}

@@ -10,10 +10,10 @@ import math
 import numpy as np
 
 from recipes import dismax_score
-from reporting.comparison import grouped
+from reporting.comparison import grouped, networks
 from reporting.dismax import is_single
-from reporting.names import in_order, title_of
-from reporting.paired_gains import NEAR_FAR, gain_summary, on_common_seeds
+from reporting.names import title_of
+from reporting.paired_gains import NEAR_FAR, gain_summary, interval_of, on_common_seeds, pairs_with
 from reporting.tables import Section
 
 ONE_SCORES = ("MPS", "MDS")  # of the dismax benchmark, at temperature 1
@@ -38,10 +38,7 @@ def rows_of(dataset, runs):
     """
     rows, runs = [], [run for run in runs if run.id_dataset == dataset and is_single(run) and not run.from_files]
     for (model, changed), part in grouped(runs, lambda run: (run.model, run.changed)):
-        baselines = {run.seed: run for run in part if run.method == "softmax"}
-        for method in in_order({run.method for run in part} - {"softmax"}) if baselines else []:
-            pairs = [(run, baselines[run.seed]) for run in sorted(part, key=lambda run: run.seed)
-                     if run.method == method and run.seed in baselines]
+        for method, pairs in pairs_with("softmax", part):
             place = {"id_dataset": dataset, "model": model, "changed": changed, "method": method}
             rows += [{**place, **row} for row in gains(dataset, method, pairs)]
     return rows
@@ -49,10 +46,10 @@ def rows_of(dataset, runs):
 
 def gains(dataset, method, pairs):
     """The rows of one method: accuracy first, then every OOD set that some pair was tested on with the same images."""
-    yield from gain_row(pairs, "id", dataset, "accuracy", "", "", "accuracy")
-    sets = dict.fromkeys(cell for run, _ in pairs for cell in run.cells("dismax", "last", "images") if cell[0] != "id")
-    for group, name in sets:
-        same = [(run, base) for run, base in pairs
+    yield from gain_row(pairs.values(), "id", dataset, "accuracy", "", "", "accuracy")
+    tested = dict.fromkeys(place for run, _ in pairs.values() for place in run.cells("dismax", "last", "images"))
+    for group, name in (place for place in tested if place[0] != "id"):
+        same = [(run, base) for run, base in pairs.values()
                 if images_tested(run, group, name) == images_tested(base, group, name) is not None]
         scores = dismax_score(dataset, method, group), dismax_score(dataset, "softmax", group)
         each = list(gain_row(same, group, name, "auroc", *scores, name))
@@ -62,7 +59,7 @@ def gains(dataset, method, pairs):
                 for row in gain_row(same, group, name, "auroc", score, score, name):
                     yield {**row, "due_to_score": each[0]["mean"] - row["mean"]}
     for group in NEAR_FAR:
-        seeds, sets, aurocs = on_common_seeds({run.seed: (run, base) for run, base in pairs}, "last", group)
+        seeds, sets, aurocs = on_common_seeds(pairs, "last", group)
         for score in OPENOOD_SCORES if sets else ():
             yield {"quantity": f"{group} sets", "ood_group": group, "score": score, "softmax_score": score,
                    "seeds": " ".join(map(str, seeds)), **gain_summary(aurocs(0, score) - aurocs(1, score)),
@@ -91,16 +88,15 @@ def images_tested(run, group, name):
 def sections(rows):
     """A Section a network and recipe, a line a row."""
     headers = ["method − SoftMax", "of", "scored with", "n", "Δ", "95 % interval", "due to the score"]
-    for (model, changed), part in grouped(rows, lambda row: (row["model"], row["changed"])):
+    for title, part, notes in networks(rows):
         lines, before = [], None
         for row in part:
             same = row["score"] == row["softmax_score"]
             scored = row["score"] + ("" if same else f", SoftMax: {row['softmax_score']}")
             what = "ACC" if row["quantity"] == "accuracy" else f"{title_of(row['quantity'])} AUROC"
-            interval = f"{row['low']:+.2f} to {row['high']:+.2f}" if row["n"] > 1 else "n = 1"
             spread = f" ± {row['std']:.2f}" if row["n"] > 1 else ""
             due = f"{row['due_to_score']:+.2f}" if math.isfinite(row["due_to_score"]) else ""
             lines.append(["" if row["method"] == before else title_of(row["method"]), what, scored, str(row["n"]),
-                          f"{row['mean']:+.2f}{spread}", interval, due])
+                          f"{row['mean']:+.2f}{spread}", interval_of(row), due])
             before = row["method"]
-        yield Section(title_of(model), headers, lines, f"CHANGED RECIPE: {changed}." if changed else "")
+        yield Section(title, headers, lines, " ".join(notes))

@@ -17,8 +17,8 @@ PAPER_TITLES = {"dismax": "DisMax", "sdde": "SDDE", "": "ours"}
 CPU_NETWORKS = ("lenet", "resnet20")
 
 
-def markdown(reference=REFERENCE):
-    runs = [run for run in read_runs(reference).runs if not run.changed]
+def markdown():
+    runs = [run for run in read_runs(REFERENCE).runs if not run.changed]
     lines = ["| paper, data set | network | runs | n | state | verdict |", "|---|---|--:|---|---|---|"]
     for (paper, dataset, network), seeds in block_rows().items():
         done = [run for run in runs if (run.id_dataset, run.model) == (dataset, network)
@@ -57,13 +57,14 @@ def verdict_in_words(paper, dataset, network, methods, runs):
         return "in neither paper"
     if not runs:
         return "–"
-    benchmark, judged, reasons, outside = BENCHMARK_OF_PAPER[paper], 0, set(), []
+    benchmark, judged, outside, reasons = BENCHMARK_OF_PAPER[paper], 0, 0, set()
     lines = [line for line in compare(benchmark, dataset, runs) if line.protocol.published and line.model == network]
     for method in methods:
         why, cells = check.judge([line for line in lines if line.method == method])
         reasons |= set(why) - {"no run"}
-        judged += 0 if why else len(cells)
-        outside += [] if why else [cell for cell in cells if cell.verdict == OUTSIDE]
+        if not why:
+            judged += len(cells)
+            outside += sum(cell.verdict == OUTSIDE for cell in cells)
     if not judged:
         return "not judged: " + ", ".join(sorted(reasons))
-    return f"{judged - len(outside)} of {judged} numbers within tolerance"
+    return f"{judged - outside} of {judged} numbers within tolerance"

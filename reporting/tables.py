@@ -71,33 +71,30 @@ def as_csv(rows):
 
 
 def as_markdown(table):
-    lines = [f"# {in_markdown(table.title)}\n"]
-    for name, headers, rows, note in table.sections:
-        cells = [[in_markdown(cell) for cell in row] for row in rows]
-        drawn = tabulate(cells, [in_markdown(cell) for cell in headers], tablefmt="github", disable_numparse=True)
-        lines.append(f"## {in_markdown(name)}\n\n{drawn}\n\n{in_markdown(note)}\n")
-    return "\n".join([*lines, paragraphs(table.legend)]) + "\n"
+    parts = [f"## {in_markdown(name)}\n\n{drawn(headers, rows, in_markdown, 'github')}\n\n{in_markdown(note)}\n"
+             for name, headers, rows, note in table.sections]
+    return "\n".join([f"# {in_markdown(table.title)}\n", *parts, paragraphs(table.legend)]) + "\n"
 
 
 def as_latex(table):
-    parts = []
-    for name, headers, rows, note in table.sections:
-        cells = [[in_latex(cell) for cell in row] for row in rows]
-        drawn = tabulate(cells, [in_latex(cell) for cell in headers], tablefmt="latex_raw", disable_numparse=True)
-        parts.append(f"% {one_line(f'{table.title}, {name}. {note}')}\n{drawn}\n")
-    return "\n".join(parts)
+    return "\n".join(f"% {one_line(f'{table.title}, {name}. {note}')}\n{drawn(headers, rows, in_latex, 'latex_raw')}\n"
+                     for name, headers, rows, note in table.sections)
 
 
 def as_html(table):
     anchor = html.escape(table.name, quote=True)
     parts = [f'<h3 id="{anchor}">{html.escape(one_line(table.title))}</h3>']
     for name, headers, rows, note in table.sections:
-        cells = [[one_line(cell) for cell in row] for row in rows]
-        drawn = tabulate(cells, [one_line(cell) for cell in headers], tablefmt="html", disable_numparse=True)
-        parts.append(f'<h4>{html.escape(one_line(name))}</h4><div class="table" tabindex="0">{drawn}</div>'
-                     f"<p>{html.escape(one_line(note))}</p>")
+        parts.append(f'<h4>{html.escape(one_line(name))}</h4><div class="table" tabindex="0">'
+                     f"{drawn(headers, rows, one_line, 'html')}</div><p>{html.escape(one_line(note))}</p>")
     legend = "".join(f"<p>{html.escape(line)}</p>" for line in paragraphs(table.legend).split("\n\n"))
     return "\n".join([*parts, f'<details class="legend"><summary>Legend</summary>{legend}</details>'])
+
+
+def drawn(headers, rows, escape=str, form="simple"):
+    """The cells in one of tabulate's forms."""
+    cells = [[escape(cell) for cell in row] for row in rows]
+    return tabulate(cells, [escape(cell) for cell in headers], tablefmt=form, disable_numparse=True)
 
 
 # ---- on the terminal ----
@@ -129,16 +126,15 @@ def terminal(table, width=None):
 
 def pieces_of(headers, rows, width):
     """The columns in as few pieces as fit."""
-    def drawn(columns):
-        return tabulate([[row[k] for k in columns] for row in rows], [headers[k] for k in columns],
-                        disable_numparse=True)
+    def piece(columns):
+        return drawn([headers[k] for k in columns], [[row[k] for k in columns] for row in rows])
 
     first, rest = [0, 1], list(range(2, len(headers)))
     while rest:
         taken = len(rest)
-        while width and taken > 1 and max(map(len, drawn(first + rest[:taken]).splitlines())) > width:
+        while width and taken > 1 and max(map(len, piece(first + rest[:taken]).splitlines())) > width:
             taken -= 1
-        yield drawn(first + rest[:taken])
+        yield piece(first + rest[:taken])
         rest = rest[taken:]
 
 

@@ -40,9 +40,7 @@ def verdict(column, paper, values, comparable=True, complete=True, dropped_n=0):
         comparable: whether the recipe is the paper's.
         complete: whether the images are.
     """
-    n = len(values)
-    mean, std = float(np.mean(values)) if n else math.nan, float(np.std(values, ddof=1)) if n > 1 else math.nan
-    paper = paper or {}
+    n, (mean, std), paper = len(values), mean_and_std(values), paper or {}
     theirs, their_std = (paper.get(f"{column.paper}{end}", math.nan) for end in ("", "_std"))
     paper_n = int(paper.get("seeds", 0))
     tolerance, word = math.nan, ""
@@ -55,6 +53,12 @@ def verdict(column, paper, values, comparable=True, complete=True, dropped_n=0):
             tolerance = min(tolerance, WIDEST * abs(theirs))
         word = "?" if not complete else "ok" if abs(mean - theirs) <= tolerance else OUTSIDE
     return Cell(column.title, theirs, their_std, paper_n, mean, std, n, dropped_n, mean - theirs, tolerance, word)
+
+
+def mean_and_std(values):
+    """Mean and sample standard deviation; NaN where there are too few values."""
+    n = len(values)
+    return float(np.mean(values)) if n else math.nan, float(np.std(values, ddof=1)) if n > 1 else math.nan
 
 
 def number(mean, std, digits):

@@ -1,5 +1,7 @@
 """What several files of small claims about data share."""
 import email.message
+import io
+import struct
 from zlib import crc32
 
 import numpy as np
@@ -13,6 +15,8 @@ from data.sources.find import Found
 
 URL = "http://host.example/file"
 POLICY = RetryPolicy(timeout=10, slowest=100, tries=3, pause=2)
+STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+rng = np.random.default_rng(0)
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +57,24 @@ def tree(root, **counts):
 
 def found(count, source="a source", verified=False):
     return Found((np.zeros((count, 28, 28, 1), np.uint8), np.arange(count) % 7), source, verified)
+
+
+def pixels(height=8, width=8):
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def encoded(image, kind="PNG", **options):
+    """The bytes of its file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def picture(value=0, side=8, kind="PNG"):
+    """The bytes of a red one."""
+    return encoded(Image.new("RGB", (side, side), (value, 0, 0)), kind)
+
+
+def idx(array, kind=8):
+    """The bytes of an idx file."""
+    return bytes([0, 0, kind, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()

@@ -1,7 +1,9 @@
 """Prepared digits and a finished run or two, made once for all tests that look at them; official files in miniature;
 runs with made-up metrics."""
+import csv
 import io
 import tarfile
+import zipfile
 from dataclasses import replace
 from hashlib import md5
 from pathlib import Path
@@ -31,6 +33,19 @@ def script(*words, cwd=ROOT, check=True, **options):
     done = forked.run([str(word) for word in words], cwd, **options)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def printed(folder, *words):
+    return script("analyze.py", "--results-dir", folder, *words).stdout
+
+
+def run_of(results_dir, loss="dismax_fpr", seed=1):
+    return results_dir / f"digits/lenet/{loss}/seed{seed}"
+
+
+def log_of(run):
+    with open(run / "log.csv") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="session")
@@ -108,6 +123,14 @@ def tar_of(contents, mode="w:gz"):
             member = tarfile.TarInfo(path)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def zip_of(contents):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
     return buffer.getvalue()
 
 

@@ -1,5 +1,8 @@
 """Heads whose classes are well apart, for tests of temperature, thresholds and detection."""
+import math
+
 import torch
+import torch.nn.functional as F
 
 from losses import LOSSES
 
@@ -20,3 +23,10 @@ def made(name, classes=5, temperature=1.0, sharp=1.0):
         return centres[labels] + torch.randn(n, 16, generator=generator), labels
 
     return head, features
+
+
+def by_cdist(features, prototypes, scale):
+    """DisMax's logits as its release computes them."""
+    unit = F.normalize(features), F.normalize(prototypes)
+    distances = scale * torch.cdist(*unit, compute_mode="donot_use_mm_for_euclid_dist") / math.sqrt(2)
+    return -(distances + distances.mean(1, keepdim=True))

@@ -5,7 +5,6 @@ import hashlib
 import io
 import pickle
 import stat
-import struct
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -13,28 +12,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import put, tar_of
-from PIL import Image
+from claims_data import idx, picture
+from conftest import put, tar_of, zip_of
 from scipy.io import savemat
 
 from data.sources import archives, formats, images
 from data.sources.archives import Limits
 from utils.io import UserError
-
-
-def zip_of(contents):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in contents.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-def picture(value=0, side=8, kind="PNG"):
-    buffer = io.BytesIO()
-    Image.new("RGB", (side, side), (value, 0, 0)).save(buffer, kind)
-    return buffer.getvalue()
-
 
 # ---- archives ----
 
@@ -85,10 +69,6 @@ def test_devices_are_refused_by_every_python(tmp_path, monkeypatch):
 
 
 # ---- arrays ----
-
-def idx(array, kind=8):
-    return bytes([0, 0, kind, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-
 
 def test_idx_files_hold_images_and_as_many_labels(monkeypatch):
     pixels, labels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3), np.array([1, 26], np.uint8)

@@ -1,12 +1,11 @@
 """Small claims about crops of image files, and what the readers of files report."""
 import errno
-import io
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from claims_data import STATISTICS, encoded, pixels
 from torchvision.transforms import v2
 
 from data import decode, image_folder
@@ -16,18 +15,6 @@ from data.sampling import stream_seed
 from utils.io import UserError
 
 CPU = torch.device("cpu")
-STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-rng = np.random.default_rng(0)
-
-
-def pixels(height=8, width=8):
-    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def encoded(image, kind="PNG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 @pytest.fixture

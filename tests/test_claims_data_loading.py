@@ -238,7 +238,7 @@ def test_networks_of_imagenets_kind_read_files(tmp_path):
 # ---- a folder of OOD images ----
 
 def test_any_folder_is_an_ood_set(tmp_path, capsys):
-    from data.ood_folder import ood_folder
+    from data.ood_folder import OODFolder
     from utils.io import UserError
 
     for k, name in enumerate(("Cat/2.png", "Cat/1.png", "dog/more/3.png", "bad.png")):
@@ -246,7 +246,7 @@ def test_any_folder_is_an_ood_set(tmp_path, capsys):
         Image.new("RGB", (9, 9), (k, 0, 0)).save(tmp_path / "in" / name)
     (tmp_path / "in/bad.png").write_bytes(b"no image")
     (tmp_path / "in/.4.png").write_bytes(b"")
-    split = ood_folder("mine", tmp_path / "in", "cifar10")
+    split = OODFolder("mine", tmp_path / "in", "cifar10")
     assert capsys.readouterr().err == f"left out {tmp_path}/in/.4.png: hidden\n"
     assert split.names == ["Cat/1.png", "Cat/2.png", "bad.png", "dog/more/3.png"] and len(split) == 4
     assert split.files == [f"{tmp_path}/in/{name}" for name in split.names]
@@ -258,19 +258,19 @@ def test_any_folder_is_an_ood_set(tmp_path, capsys):
     assert capsys.readouterr().err.count("skipped ") == 1 and not split.verified and split.origin_note == ""
     opened = loaders.open_split(split, CPU)
     assert len(opened) == 3 and opened.unreadable is split.unreadable and opened.labels.tolist() == [0] * 3
-    assert ood_folder("mine", tmp_path / "in", "cifar10").digest == split.digest
+    assert OODFolder("mine", tmp_path / "in", "cifar10").digest == split.digest
     (tmp_path / "in/bad.png").write_bytes(b"no imagf")
-    assert ood_folder("mine", tmp_path / "in", "cifar10").digest != split.digest
-    assert split.digest.startswith("4 files, ") and ood_folder("mine", tmp_path / "in", "digits").note == ""
+    assert OODFolder("mine", tmp_path / "in", "cifar10").digest != split.digest
+    assert split.digest.startswith("4 files, ") and OODFolder("mine", tmp_path / "in", "digits").note == ""
     for name in ("bird", "deer", "frog", "horse", "ship", "truck"):
         write_text(tmp_path / f"six/{name}/1.png", "no image")
-    assert ood_folder("mine", tmp_path / "six", "cifar10").note == (
+    assert OODFolder("mine", tmp_path / "six", "cifar10").note == (
         "its folders bird, deer, frog, horse, ship … have names of classes of CIFAR-10")
     with pytest.raises(UserError, match="^none of the 6 images below .*six can be read$"):
-        ood_folder("mine", tmp_path / "six", "cifar10").images.sum()
+        OODFolder("mine", tmp_path / "six", "cifar10").images.sum()
     (tmp_path / "empty").mkdir()
     for folder, said in (("empty", "the folder holds no images"), ("gone", "there is no such folder")):
         with pytest.raises(UserError, match=f"^--ood mine={tmp_path}/{folder}: {said}$"):
-            ood_folder("mine", tmp_path / folder, "cifar10")
+            OODFolder("mine", tmp_path / folder, "cifar10")
     with pytest.raises(UserError, match="the name svhn is already in use"):
-        ood_folder("svhn", tmp_path / "in", "cifar10")
+        OODFolder("svhn", tmp_path / "in", "cifar10")

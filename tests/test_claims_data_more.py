@@ -3,7 +3,6 @@ import gzip
 import hashlib
 import json
 import runpy
-import struct
 import warnings
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from claims_data import idx
 from conftest import put, tar_of
 from PIL import Image
 from test_openood import give
@@ -25,10 +25,6 @@ from data.sources.registry import SOURCES, File
 from utils.io import UserError
 
 CPU = torch.device("cpu")
-
-
-def idx(array):
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
 def md5(content):

@@ -6,6 +6,7 @@ import io
 import numpy as np
 import pytest
 import torch
+from claims_data import encoded, pixels, rng
 from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
@@ -13,18 +14,6 @@ from data import decode
 from utils.io import UserError
 
 CPU = torch.device("cpu")
-STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-rng = np.random.default_rng(0)
-
-
-def pixels(height=8, width=8):
-    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def encoded(image, kind="PNG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def gray(image, *format):

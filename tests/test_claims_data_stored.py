@@ -1,22 +1,15 @@
 """Small claims about what is written of a set, and when it counts as ready."""
-import io
 
 import numpy as np
 import pytest
+from claims_data import picture
 from conftest import put
-from PIL import Image
 
 from data.datasets import CATALOG
 from data.manifest import read_manifest
 from data.sources import images, store
 from data.sources.find import Found
 from utils.io import UserError
-
-
-def picture(value=0, side=8, kind="PNG"):
-    buffer = io.BytesIO()
-    Image.new("RGB", (side, side), (value, 0, 0)).save(buffer, kind)
-    return buffer.getvalue()
 
 
 def test_a_record_says_what_was_written(tmp_path):

@@ -34,7 +34,7 @@ def world(monkeypatch):
     monkeypatch.setattr(evaluate, "check_dataset", lambda *words: calls.append(("known", *words)))
     monkeypatch.setattr(evaluate, "check_classes", lambda folder, given, split: calls.append(("classes", split.name)))
     monkeypatch.setattr(evaluate, "OpenSplits", Splits)
-    monkeypatch.setattr(evaluate, "ood_folder", lambda name, path, dataset: SimpleNamespace(
+    monkeypatch.setattr(evaluate, "OODFolder", lambda name, path, dataset: SimpleNamespace(
         name=name, path=path, dataset=dataset))
     monkeypatch.setattr(evaluate, "OUTLIERS", {"own": {"near": ("n1", "gone"), "far": ("f1",)}})
     listed = SimpleNamespace(missing={"near": ["m1"], "far": ["gone", "m2"]})

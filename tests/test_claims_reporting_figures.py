@@ -34,11 +34,11 @@ def test_panels_are_three_in_a_row(count, rows, columns):
 
 def test_a_picture_is_saved_for_light_and_for_dark_pages(tmp_path):
     drawn = []
-    def draw(*data):
-        drawn.append((data, plots.matplotlib.rcParams["figure.facecolor"], plots.matplotlib.rcParams["font.size"]))
+    def draw():
+        drawn.append((plots.matplotlib.rcParams["figure.facecolor"], plots.matplotlib.rcParams["font.size"]))
         return plots.panels(["a"])[0]
-    plots.save(tmp_path / "a.b.png", draw, 1, 2)
-    assert drawn == [((1, 2), "white", 9), ((1, 2), "#16181c", 9)]
+    plots.save(tmp_path / "a.b.png", draw)
+    assert drawn == [("white", 9), ("#16181c", 9)]
     assert plots.dark(tmp_path / "a.b.png") == tmp_path / "a.b_dark.png"
     light, dark = ((tmp_path / name).read_bytes() for name in ("a.b.png", "a.b_dark.png"))
     assert light[:4] == dark[:4] == b"\x89PNG" and hashlib.md5(light).digest() != hashlib.md5(dark).digest()

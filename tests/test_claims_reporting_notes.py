@@ -45,7 +45,7 @@ def test_why_a_row_is_not_judged():
 
 
 def test_a_cell_outside_is_told_with_its_numbers():
-    said = check.in_words(cell(column="near", ours=1.23456, ours_n=3, paper=2.34567, delta=-1.111, tolerance=0.4567))
+    said = check.describe(cell(column="near", ours=1.23456, ours_n=3, paper=2.34567, delta=-1.111, tolerance=0.4567))
     assert said == "near: ours 1.235 (n = 3), paper 2.346, Δ -1.11, tolerance 0.457"
 
 

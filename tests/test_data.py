@@ -12,7 +12,7 @@ from conftest import train_batches
 from PIL import Image
 from torchvision.transforms import v2
 
-from data import decode, loaders, transforms
+from data import decode, loaders, splits, transforms
 from data.datasets import CATALOG
 from utils.io import UserError, atomic_write
 
@@ -24,10 +24,10 @@ CPU = torch.device("cpu")
 def test_digits_are_real_disjoint_and_as_the_catalog_says(data_dir):
     for name in ("digits", "digits_789", "photo_patches"):
         for split, expected in CATALOG[name].counts.items():
-            images, labels = loaders.read_split(name, split, data_dir)
+            images, labels = splits.read_split(name, split, data_dir)
             assert len(images) == len(labels) == expected and images.shape[1:3] == (28, 28)
             assert sorted(set(labels)) == list(range(CATALOG[name].classes))
-    train, test = (loaders.read_split("digits", split, data_dir)[0] for split in ("train", "test"))
+    train, test = (splits.read_split("digits", split, data_dir)[0] for split in ("train", "test"))
     assert not {image.tobytes() for image in train} & {image.tobytes() for image in test}
     assert train.max() == 255 and train.min() == 0
 

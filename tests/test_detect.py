@@ -11,16 +11,12 @@ import pandas as pd
 import pytest
 import sklearn.datasets
 import torch
-from conftest import ROOT, script
+from conftest import ROOT, run_of, script
 
 from data.datasets import CATALOG
 from losses.calibration import SCORES
 from run_scripts import end_demo
 from utils import run_dir
-
-
-def run_of(results_dir, loss="dismax_fpr", seed=1):
-    return results_dir / f"digits/lenet/{loss}/seed{seed}"
 
 
 def write_digits(data_dir, folder, count):

@@ -3,19 +3,13 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
+from heads import by_cdist
 
 from losses import LOSSES, DisMaxLossFirstPart, DisMaxLossSecondPart, IsoMaxPlusLossFirstPart, IsoMaxPlusLossSecondPart
 from losses.calibration import SCORES
 from losses.distances import _cosine_distance_logits_by_autograd, cosine_distance_logits, euclidean_distances
 
 # ---- distances ----
-
-def by_cdist(features, prototypes, scale):
-    unit = F.normalize(features), F.normalize(prototypes)
-    distances = scale * torch.cdist(*unit, compute_mode="donot_use_mm_for_euclid_dist") / math.sqrt(2)
-    return -(distances + distances.mean(1, keepdim=True))
-
 
 def test_matmul_distances_equal_cdist_with_gradients():
     torch.manual_seed(0)

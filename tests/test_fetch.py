@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, put
 from test_prepare import cifar_batches
 
-from data import loaders, prepare
+from data import prepare, splits
 from data.sources import download
 from data.sources.registry import SOURCES
 from utils.io import UserError
@@ -228,7 +228,7 @@ def test_prepare_downloads_verifies_and_keeps_the_archive(server, tmp_path, offi
     monkeypatch.setitem(SOURCES, "cifar10", replace(
         SOURCES["cifar10"], archive=replace(SOURCES["cifar10"].archive, url=f"{server.url}/good")))
     assert prepare.prepare("cifar10", tmp_path, [])
-    assert np.array_equal(loaders.read_split("cifar10", "test", tmp_path)[0], images[50:])
+    assert np.array_equal(splits.read_split("cifar10", "test", tmp_path)[0], images[50:])
     assert [p for p, _ in server.asked] == ["/good", "/good"], "one file for both splits"
     assert (tmp_path / "downloads/cifar-10-python.tar.gz").read_bytes() == archive
     server.files.clear()
@@ -271,7 +271,7 @@ def test_sets_side_by_side(server, tmp_path, official, monkeypatch, capsys):
         prepare.main()
     said = capsys.readouterr().out
     assert "Not complete: svhn. Everything else works" in said and "246 MB, https://ufldl" in said
-    assert all(loaders.available(name, "test", tmp_path) for name in ("cifar10", "cifar100", "digits"))
+    assert all(splits.available(name, "test", tmp_path) for name in ("cifar10", "cifar100", "digits"))
 
 
 def test_ctrl_c_stops_at_once_and_the_next_call_goes_on(server, tmp_path):

@@ -63,7 +63,7 @@ def test_class_folders(imagenet, tmp_path):
     test = loaders.open_set("imagenet1k", "test", tmp_path, CPU)
     (images, labels), = test.eval_batches()
     assert images.shape == (3, 3, 224, 224) and labels.tolist() == [0, 1, 2] and images.isfinite().all()
-    assert loaders.digest_of("imagenet1k", "test", tmp_path).startswith("3 files in 3 folders, names ")
+    assert Split.open("imagenet1k", "test", tmp_path).digest.startswith("3 files in 3 folders, names ")
     assert [name.rsplit("/")[-2] for name in test.cmyk] == ["n00000002"], "CMYK files are counted"
 
 
@@ -290,9 +290,9 @@ def test_imagenet200_and_the_other_classes_are_parts_of_the_same_folders(tmp_pat
     assert id_set.classes == sorted(IMAGENET200) and id_set.classes[:2] == ours and id_set.labels.tolist() == [0, 1]
     others = loaders.open_set("imagenet800", "train", tmp_path, CPU, id_dataset="imagenet200", workers=0)
     assert others.classes == ["n01440764"] and len(others) == 1
-    assert loaders.digest_of("imagenet200", "train", tmp_path).startswith("2 files in 2 folders")
-    assert loaders.digest_of("imagenet800", "train", tmp_path, "imagenet200").startswith("1 files in 1 folders")
-    assert loaders.names_of("imagenet200", "test", tmp_path) == [f"{wnid}/x.JPEG" for wnid in ours]
+    assert Split.open("imagenet200", "train", tmp_path).digest.startswith("2 files in 2 folders")
+    assert Split.open("imagenet800", "train", tmp_path, "imagenet200").digest.startswith("1 files in 1 folders")
+    assert Split.open("imagenet200", "test", tmp_path).names == [f"{wnid}/x.JPEG" for wnid in ours]
 
     for wnid in ("n01440764", *ours):  # the same from a flat folder, whose labels count all classes
         folder = tmp_path / "imagenet/val" / wnid

@@ -5,12 +5,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from heads import HEADS, by_cdist
 from torch import nn
 
 from losses import LOSSES, DisMaxLossFirstPart, DisMaxLossSecondPart, IsoMaxLossFirstPart, LossSecondPart
 from losses.distances import cosine_distance_logits, euclidean_distances
-
-PLAIN = ("softmax", "isomax", "isomaxplus", "dismax")
 
 
 def made(name, classes=6, dtype=torch.float64, **options):
@@ -37,7 +36,7 @@ def test_integer_targets_of_any_type(name, dtype):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", HEADS)
 def test_ignored_targets(name, training):
     """−100 counts for nothing, and the mean is over the others; 0, connected to the graph, where there are none."""
     head, criterion, logits = made(name)
@@ -79,7 +78,7 @@ def test_ignored_targets_with_fpr(batch):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", HEADS)
 def test_soft_targets_and_label_smoothing(name, smoothing):
     """As nn.CrossEntropyLoss has them, of the scaled logits."""
     head, criterion, logits = made(name, label_smoothing=smoothing)
@@ -115,7 +114,7 @@ def test_soft_targets_are_refused_in_words(call, message):
 
 def test_the_mean_that_is_not_looked_at_is_the_same():
     """On a GPU, in a graph and inside torch.func the counted form serves; on a CPU the ordinary one."""
-    for name in PLAIN:
+    for name in HEADS:
         _, criterion, logits = made(name)
         z, y = logits(6).detach(), torch.tensor([0, 1, 2, 3, 4, -100])
         counted = torch.func.vmap(criterion)(z[None], y[None])[0]
@@ -216,12 +215,6 @@ def gradients(function, inputs, dtype=torch.float32):
     return torch.autograd.grad(logits[:, 0].sum(), inputs)
 
 
-def published(features, prototypes, scale):
-    unit = F.normalize(features), F.normalize(prototypes)
-    distances = scale * torch.cdist(*unit, compute_mode="donot_use_mm_for_euclid_dist") / math.sqrt(2)
-    return -(distances + distances.mean(1, keepdim=True))
-
-
 @pytest.mark.parametrize("eager", [True, False])
 @pytest.mark.parametrize("angle", [1e-4, 1e-3, 1e-2, 0.1, 0.3])
 def test_gradients_close_to_a_prototype_are_as_exact_as_the_published_ones(angle, eager):
@@ -233,12 +226,12 @@ def test_gradients_close_to_a_prototype_are_as_exact_as_the_published_ones(angle
     features = (torch.rand(64, 1) + 1) * (math.cos(angle) * first + math.sin(angle) * across)
     inputs = features, prototypes, torch.tensor([1.7])
     ours = lambda *inputs: cosine_distance_logits(*inputs, True)
-    exact = gradients(published, inputs, torch.float64)
+    exact = gradients(by_cdist, inputs, torch.float64)
     if eager:
         found = gradients(ours, inputs)
     else:  # as in a graph or on a GPU, where nobody looks whether any vector is close
         found = torch.func.grad(lambda *inputs: ours(*inputs)[:, 0].sum(), argnums=(0, 1, 2))(*inputs)
-    for a, b, theirs in zip(found, exact, gradients(published, inputs)):
+    for a, b, theirs in zip(found, exact, gradients(by_cdist, inputs)):
         error = lambda value, b=b: ((value - b).norm() / b.norm()).item()
         assert error(a) < max(1.5 * error(theirs), 1e-5), (error(a), error(theirs))
 

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from diversity_inputs import LABELS
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -18,8 +19,6 @@ from losses.diversity import (
     NCLDiversityLoss,
     OEDiversityLoss,
 )
-
-LABELS = torch.tensor([0, 3, 1, 4])
 
 
 def members(normalised=False, n=3):

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from heads import HEADS
 from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
@@ -13,7 +14,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from losses import LOSSES
 
-HEADS = ("softmax", "isomax", "isomaxplus", "dismax")
 X, Y = torch.randn(6, 5, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 0, 2, 1])
 
 

@@ -1,5 +1,4 @@
 """Several processes make the run that one makes: every image once, averaged gradients, common BN statistics."""
-import csv
 import json
 import os
 import signal
@@ -9,7 +8,7 @@ import forked
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, script, train_batches
+from conftest import ROOT, log_of, script, train_batches
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -44,11 +43,6 @@ def float64(tmp_path_factory):
 def processes(n, *words, **options):
     """Run words in n processes by torchrun."""
     return script("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}", *words, **options)
-
-
-def log_of(run):
-    with open(run / "log.csv") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import put, tar_of
+from conftest import put, tar_of, zip_of
 from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -16,6 +16,7 @@ from data import loaders, prepare, splits
 from data.datasets import CATALOG, image_folder
 from data.sources import archives, images
 from data.sources.store import verify
+from data.splits import Split
 from utils.io import UserError
 
 CPU = torch.device("cpu")
@@ -34,14 +35,6 @@ def photographs():
     modes = {"b/10.jpg": "CMYK", "c/x.JPEG": "L", "a/z.png": "P"}
     return {name: image(size, modes.get(name, "RGB"), "PNG" if name.endswith("png") else "JPEG")
             for name, size in sizes.items()}
-
-
-def zip_of(contents):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in contents.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 # ---- pictures ----
@@ -90,7 +83,7 @@ def test_tiny_imagenets_classes_come_from_its_annotations(tmp_path, official):
     put(tmp_path / "folder/images_classic/tin", files)
     for kind in ("archive", "folder"):
         prepare.prepare("tinyimagenet", tmp_path / "data" / kind, [tmp_path / kind])
-        assert splits.names_of("tinyimagenet", "test", tmp_path / "data" / kind) == [
+        assert Split.open("tinyimagenet", "test", tmp_path / "data" / kind).names == [
             "n00/val_3.JPEG", "n01/val_2.JPEG", "n02/val_1.JPEG", "n03/val_0.JPEG"]
     both = [splits.read_split("tinyimagenet", "test", tmp_path / "data" / kind)[0] for kind in ("archive", "folder")]
     assert both[0].shape == (4, 64, 64, 3) and np.array_equal(*both)
@@ -156,13 +149,13 @@ def test_photographs_are_prepared_for_both(tmp_path, official, capsys):
     assert {p.name for p in (data / "textures").iterdir()} == {"manifest.json", "test", "test_28.npz", "test_32.npz"}
     for like, size in (("mnist", 28), ("cifar10", 32)):
         shown = loaders.open_set("textures", "test", data, CPU, like)
-        assert shown.images.shape == (4, 3, size, size) and loaders.available("textures", "test", data, like)
-        assert loaders.names_of("textures", "test", data, like) == ["a/z.png", "b/10.jpg", "b/2.jpg", "c/x.JPEG"]
+        assert shown.images.shape == (4, 3, size, size) and splits.available("textures", "test", data, like)
+        assert Split.open("textures", "test", data, like).names == ["a/z.png", "b/10.jpg", "b/2.jpg", "c/x.JPEG"]
     for name, content in files.items():
         assert (data / "textures/test" / name).read_bytes() == content, "as published"
-    digests = {loaders.digest_of("textures", "test", data, like) for like in ("mnist", "cifar10", "imagenet1k")}
+    digests = {Split.open("textures", "test", data, like).digest for like in ("mnist", "cifar10", "imagenet1k")}
     assert len(digests) == 3 and sum("4 files in 3 folders" in d for d in digests) == 1
-    assert loaders.available("textures", "test", data) and not loaders.available("textures", "test", tmp_path)
+    assert splits.available("textures", "test", data) and not splits.available("textures", "test", tmp_path)
     (data / "textures/test/b/2.jpg").write_bytes(b"bit rot")
     assert not verify("textures", data) and "DAMAGED: test/" in capsys.readouterr().out
 
@@ -182,7 +175,7 @@ def test_a_mirrors_folders_are_linked_and_never_touched(tmp_path, official, monk
         assert len(shown) == count
     with pytest.raises(UserError, match="ninco is not prepared for networks of 32 pixels, but for those of ImageNet"):
         loaders.open_set("ninco", "test", data, CPU, "cifar10")
-    assert loaders.names_of("inaturalist", "test", data, "imagenet1k") == [f"images/{k}.jpg" for k in range(3)]
+    assert Split.open("inaturalist", "test", data, "imagenet1k").names == [f"images/{k}.jpg" for k in range(3)]
 
     kept = (data / "textures/test_32.npz").stat().st_mtime_ns
     prepare.prepare("textures", data, [tree])
@@ -212,7 +205,7 @@ def test_pictures_that_people_placed_themselves_stay(tmp_path, official, capsys)
     prepare.prepare("imagenet_o", tmp_path / "data", [tmp_path / "mirror"])
     assert "is there already and was not made by prepare.py: it stays as it is" in capsys.readouterr().out
     assert [p.name for p in (tmp_path / "data/imagenet_o/test").rglob("*.jpg")] == ["mine.jpg"]
-    assert loaders.available("imagenet_o", "test", tmp_path / "data", "imagenet1k")
+    assert splits.available("imagenet_o", "test", tmp_path / "data", "imagenet1k")
     shutil.rmtree(tmp_path / "data/imagenet_o")
     assert prepare.prepare("imagenet_o", tmp_path / "data", [tmp_path / "mirror"])
     assert image_folder("imagenet_o", "test", tmp_path / "data").is_dir()
@@ -245,6 +238,6 @@ def test_numbered_files_are_put_in_the_publishers_order(tmp_path, capsys):
             contents[file] = buffer.getvalue()
         put(tmp_path / "images_classic" / name / "test", contents)
         prepare.prepare(name, tmp_path / "data", [tmp_path])
-        images, labels = loaders.read_split(name, "test", tmp_path / "data")
+        images, labels = splits.read_split(name, "test", tmp_path / "data")
         assert labels.tolist() == [3, 7, 9] and np.allclose(images[:, 5, 5, 0], [200, 50, 100], atol=2)
     assert "3 of 10000 images, unverified" in capsys.readouterr().out

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, made_up_run, script
+from conftest import ROOT, made_up_run, run_of, script
 from PIL import Image
 
 from data.datasets import OPENOOD, OUTLIERS
@@ -17,10 +17,6 @@ from reporting.comparison import Column
 from reporting.names import title_of
 from reporting.verdicts import verdict
 from utils import run_dir
-
-
-def run_of(results_dir, loss="dismax_fpr", seed=1):
-    return results_dir / f"digits/lenet/{loss}/seed{seed}"
 
 
 def metric(run, **where):

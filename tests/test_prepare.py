@@ -18,7 +18,7 @@ from conftest import ROOT, put, script
 from PIL import Image
 from scipy.io import savemat
 
-from data import loaders, openood, openood_lists, prepare
+from data import openood, openood_lists, prepare, splits
 from data.datasets import CATALOG, CORRUPTED, EXPOSURE, OPENOOD, OUTLIERS, sets_of
 from data.sources.plan import files_of
 from data.sources.registry import SOURCES
@@ -106,7 +106,7 @@ def test_cifar_from_a_mirror(tmp_path, official, layout, capsys):
     put(tmp_path / "mirror", contents, *([archive] if layout == "archive" else set(contents) - {archive}))
     assert prepare.prepare("cifar10", tmp_path / "data", [tmp_path / "mirror"])
     for split, rows in (("train", slice(0, 50)), ("test", slice(50, 60))):
-        got = loaders.read_split("cifar10", split, tmp_path / "data")
+        got = splits.read_split("cifar10", split, tmp_path / "data")
         assert np.array_equal(got[0], images[rows]) and np.array_equal(got[1], labels[rows])
         assert got[0].dtype == np.uint8 and got[1].dtype == np.int64
     assert "official files, MD5 verified" in capsys.readouterr().out
@@ -121,21 +121,21 @@ def test_cifar100_svhn_and_idx_formats(tmp_path, official):
     files["train"] = [files["train"][0]]
     put(tmp_path, official("cifar100", files))
     assert prepare.prepare("cifar100", tmp_path / "data", [tmp_path])
-    assert np.array_equal(loaders.read_split("cifar100", "train", tmp_path / "data")[0], images[:10])
+    assert np.array_equal(splits.read_split("cifar100", "train", tmp_path / "data")[0], images[:10])
 
     digits = np.array([10, 1, 9])  # SVHN writes 0 as 10
     matlab = io.BytesIO()
     savemat(matlab, {"X": images[:3].transpose(1, 2, 3, 0), "y": digits[:, None].astype(np.uint8)})
     put(tmp_path, official("svhn", {"train": [matlab.getvalue()], "test": [matlab.getvalue()]}))
     assert prepare.prepare("svhn", tmp_path / "data", [tmp_path])
-    got = loaders.read_split("svhn", "test", tmp_path / "data")
+    got = splits.read_split("svhn", "test", tmp_path / "data")
     assert np.array_equal(got[0], images[:3]) and got[1].tolist() == [0, 1, 9]
 
     grey = images[:7, :28, :28, 0]
     idx = pack(np.ascontiguousarray(grey), labels[:7].astype(np.uint8))
     put(tmp_path, official("mnist", {"train": idx, "test": idx}))
     assert prepare.prepare("mnist", tmp_path / "data", [tmp_path])
-    got = loaders.read_split("mnist", "test", tmp_path / "data")
+    got = splits.read_split("mnist", "test", tmp_path / "data")
     assert np.array_equal(got[0], grey[..., None]) and np.array_equal(got[1], labels[:7])
 
 
@@ -179,7 +179,7 @@ def test_class_folders_are_taken_and_marked_unverified(tmp_path, monkeypatch, ca
     assert not prepare.prepare("cifar100", tmp_path / "data", [tmp_path / "mirror"]), "there is no training split"
     said = capsys.readouterr().out
     assert "unverified" in said and "train  missing: http://127.0.0.1:9/nothing could not be fetched" in said
-    got = loaders.read_split("cifar100", "test", tmp_path / "data")
+    got = splits.read_split("cifar100", "test", tmp_path / "data")
     assert np.array_equal(got[0], images[[0, 2, 1, 3]]) and got[1].tolist() == [0, 0, 1, 1]
     assert json.loads((tmp_path / "data/cifar100/manifest.json").read_text())["splits"]["test"]["verified"] is False
 
@@ -204,14 +204,14 @@ def test_unpacked_idx_files_are_verified_and_others_are_not(tmp_path, official, 
     for split in parts:
         put(tmp_path, {part.path.removesuffix(".gz"): content for part, content in zip(parts[split], raw)})
     assert prepare.prepare("mnist", tmp_path / "data", [tmp_path])
-    assert np.array_equal(loaders.read_split("mnist", "test", tmp_path / "data")[0][..., 0], images)
+    assert np.array_equal(splits.read_split("mnist", "test", tmp_path / "data")[0][..., 0], images)
 
     put(tmp_path, {"EMNIST/raw/emnist-letters-test-images-idx3-ubyte": raw[0],
                    "EMNIST/raw/emnist-letters-test-labels-idx1-ubyte": raw[1],
                    "EMNIST/raw/emnist-digits-test-images-idx3-ubyte": b"another set"})
     assert not prepare.prepare("emnist_letters", tmp_path / "data", [tmp_path])
     assert "emnist_letters test        3 of 20800 images, unverified: idx files" in capsys.readouterr().out
-    got = loaders.read_split("emnist_letters", "test", tmp_path / "data")
+    got = splits.read_split("emnist_letters", "test", tmp_path / "data")
     assert np.array_equal(got[0][..., 0], images.swapaxes(1, 2)) and got[1].tolist() == [2, 0, 1]
 
 
@@ -233,7 +233,7 @@ def test_emnist_comes_out_of_its_archive(tmp_path, official):
         archive.writestr("gzip/emnist-digits-test-images-idx3-ubyte.gz", b"not asked for")
     put(tmp_path, official("emnist_letters", archive=buffer.getvalue()), "gzip.zip")
     assert prepare.prepare("emnist_letters", tmp_path / "data", [tmp_path])
-    got = loaders.read_split("emnist_letters", "train", tmp_path / "data")
+    got = splits.read_split("emnist_letters", "train", tmp_path / "data")
     assert np.array_equal(got[0][..., 0], images.swapaxes(1, 2)) and got[1].tolist() == [25, 0]
 
 
@@ -244,7 +244,7 @@ def test_another_mirror_is_asked_when_the_first_is_damaged_and_a_part_when_there
         put(tmp_path / name, contents, SOURCES["cifar10"].archive.path)
     (tmp_path / "first" / SOURCES["cifar10"].archive.path).write_bytes(b"damaged")
     assert prepare.prepare("cifar10", tmp_path / "data", [tmp_path / "first", tmp_path / "second"])
-    assert np.array_equal(loaders.read_split("cifar10", "test", tmp_path / "data")[0], images[50:])
+    assert np.array_equal(splits.read_split("cifar10", "test", tmp_path / "data")[0], images[50:])
 
 
 # ---- the real files ----
@@ -254,7 +254,7 @@ def test_real_mnist_from_a_mirror(tmp_path):
     script(SHARED / "unpack.py", tmp_path / "mirror", "mnist")
     done = script("data/prepare.py", "mnist", "--mirror", tmp_path / "mirror", "--data-dir", tmp_path / "data")
     assert "60000 images: official files, MD5 verified" in done.stdout
-    images, labels = loaders.read_split("mnist", "test", tmp_path / "data")
+    images, labels = splits.read_split("mnist", "test", tmp_path / "data")
     assert images.shape == (10_000, 28, 28, 1) and np.bincount(labels).tolist() == [
         980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     script(SHARED / "unpack.py", tmp_path / "mirror", "lists")

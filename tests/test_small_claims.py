@@ -11,7 +11,7 @@ from PIL import Image
 from test_cuda_graph import batch_of, made
 
 from data import decode, image_files, openood
-from data.ood_folder import ood_folder
+from data.ood_folder import OODFolder
 from engine import distributed
 from engine.metric_rows import calibrated_metrics, openood_scores
 from losses.dismax import mix_quadrants
@@ -53,7 +53,7 @@ def test_calibration_is_told_before_and_after_dividing_by_the_temperature():
 def test_own_ood_sets_are_a_group_of_the_benchmark(data_dir, tmp_path):
     for name in "abc":
         Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
-    own = ood_folder("mine", tmp_path, "digits")
+    own = OODFolder("mine", tmp_path, "digits")
     plain, with_own = (openood.benchmark("digits", data_dir, ood_sets=sets) for sets in ((), (own,)))
     assert set(with_own.groups) - set(plain.groups) == {"ood"}
     assert own.advice == "Name another folder: --ood mine=DIR"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_openood import give
 
-from data import loaders, openood
+from data import loaders, openood, splits
 from data.sources.store import write_arrays
 from data.splits import Split
 from utils import npz
@@ -108,7 +108,7 @@ def replace_arrays(data_dir, images, labels, file="test.npz"):
 def test_other_arrays_behind_the_manifest_are_refused(digits, images, labels, reason):
     replace_arrays(digits, np.zeros(images, np.uint8), np.zeros(labels, np.int64))
     for use in (lambda: Split.open("digits", "test", digits), lambda: loaders.open_set("digits", "test", digits, CPU),
-                lambda: loaders.digest_of("digits", "test", digits), lambda: openood.benchmark("digits", digits)):
+                lambda: Split.open("digits", "test", digits).digest, lambda: openood.benchmark("digits", digits)):
         with pytest.raises(UserError, match=rf"differs from what was prepared: {reason}.*prepare.py digits.*--fresh"):
             use()
 
@@ -152,7 +152,7 @@ def test_labels_beyond_the_classes_are_refused(digits):
 def test_a_manifest_of_another_type_is_named(digits, content):
     (digits / "digits/manifest.json").write_bytes(content)
     for use in (lambda: loaders.open_set("digits", "test", digits, CPU), lambda: openood.benchmark("digits", digits),
-                lambda: loaders.digest_of("digits", "test", digits)):
+                lambda: Split.open("digits", "test", digits).digest):
         with pytest.raises(UserError, match=r"manifest.json is (damaged|not a manifest).*prepare.py digits .*--fresh"):
             use()
 
@@ -197,7 +197,7 @@ def test_damage_anywhere_is_a_sentence(digits):
             content[at:at] = b"\0" * 7
         path.write_bytes(content)
         try:
-            assert np.array_equal(loaders.read_split("digits", "test", digits)[0], expected), (kind, at)
+            assert np.array_equal(splits.read_split("digits", "test", digits)[0], expected), (kind, at)
         except UserError as error:
             refused += 1
             assert "prepare.py digits" in str(error)

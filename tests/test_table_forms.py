@@ -5,15 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, script
+from conftest import ROOT, printed
 from made_up import ensemble
 
 from reporting.tables import Section, Table, as_csv, as_latex, as_markdown, in_latex, in_markdown, pieces_of
-
-
-def printed(folder, *words):
-    return script("analyze.py", "--results-dir", folder, *words).stdout
-
 
 # ---- escaping ----
 

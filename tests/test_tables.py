@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, made_up_run, script
+from conftest import ROOT, made_up_run, printed, script
 from made_up import FAR, NEAR, ensemble, single
 
 from data.subsets import OpenSplits
@@ -21,10 +21,6 @@ from reporting.load import read_runs
 from reporting.verdicts import OUTSIDE, verdict
 
 CHANGED = {"epochs": {"published": 300, "used": 1}}
-
-
-def printed(folder, *words):
-    return script("analyze.py", "--results-dir", folder, *words).stdout
 
 
 def rows_of(folder, name):

@@ -1,5 +1,4 @@
 """A training reports to TensorBoard and to wandb, and no tracker can stop it."""
-import csv
 import importlib.util
 import json
 import os
@@ -7,7 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from conftest import run_like, script
+from conftest import log_of, run_like, script
 
 from engine import tracking
 from utils.io import UserError
@@ -20,11 +19,6 @@ def needs(package):
 def train(data_dir, results, *more, **options):
     return script("train.py", "--dataset", "digits", "--model", "lenet", "--method", "dismax", "--epochs", 3,
                   "--device", "cpu", "--data-dir", data_dir, "--results-dir", results, *more, **options)
-
-
-def log_of(run):
-    with open(run / "log.csv") as file:
-        return list(csv.DictReader(file))
 
 
 @needs("tensorboard")

@@ -1,5 +1,4 @@
 """A run can be killed at any moment and loses nothing; bad input is refused in words, and costs nothing finished."""
-import csv
 import json
 import platform
 import signal
@@ -12,7 +11,7 @@ import numpy
 import pytest
 import torch
 import torchvision
-from conftest import ROOT, same_states, script
+from conftest import ROOT, log_of, same_states, script
 
 from engine import checkpoint
 from utils.io import UserError
@@ -23,11 +22,6 @@ COMMAND = ["train.py", "--dataset", "digits", "--model", "lenet", "--loss", "dis
 
 def started(data_dir, results, *more):
     return forked.start([*COMMAND, "--data-dir", data_dir, "--results-dir", results, *more], ROOT)
-
-
-def log_of(run):
-    with open(run / "log.csv") as file:
-        return list(csv.DictReader(file))
 
 
 def same_log(a, b):

@@ -1,4 +1,5 @@
 """Arrays in .npz files, read with care: what an archive announces is compared with what it holds before it is read."""
+import contextlib
 import math
 import zipfile
 
@@ -41,19 +42,14 @@ def read_arrays(path, *keys):
         return tuple(content[key] for key in keys)
 
 
-class _damage:
+@contextlib.contextmanager
+def _damage(path):
     """A block that reads a file: its errors become Damaged, but for those of the system."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if not isinstance(error, Exception) or isinstance(error, FileNotFoundError | UserError | Damaged):
-            return
-        if isinstance(error, MemoryError):
-            raise UserError(f"there is no memory left to read {self.path}") from error
-        # zipfile, NumPy and their decompressors raise many kinds
-        raise system_error(error, self.path) or Damaged(str(error) or type(error).__name__) from error
+    try:
+        yield
+    except (FileNotFoundError, UserError, Damaged):
+        raise
+    except MemoryError as error:
+        raise UserError(f"there is no memory left to read {path}") from error
+    except Exception as error:  # zipfile, NumPy and their decompressors raise many kinds
+        raise system_error(error, path) or Damaged(str(error) or type(error).__name__) from error

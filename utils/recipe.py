@@ -104,7 +104,7 @@ class Recipe:
     def check(self):
         """ValueError, naming the flag, when a value is out of range."""
         for name, kind, _, least in flags():
-            if not _is(getattr(self, name), kind):
+            if not is_a(getattr(self, name), kind):
                 raise ValueError(f"{flag(name)} must be {KINDS[kind]}, got {getattr(self, name)!r}")
             if least is not None and not least <= getattr(self, name) < math.inf:
                 raise ValueError(f"{flag(name)} must be at least {least}, got {getattr(self, name)}")
@@ -112,7 +112,7 @@ class Recipe:
             raise ValueError(f"--momentum must be below 1, got {self.momentum}")
         if self.select_on not in ("test", "openood"):
             raise ValueError(f"--select-on must be test or openood, got {self.select_on}")
-        if not all(_is(epoch, int) and epoch >= 0 for epoch in self.milestones):
+        if not all(is_a(epoch, int) and epoch >= 0 for epoch in self.milestones):
             raise ValueError(f"--milestones must be epochs, got {self.milestones}")
         for name in ("mean", "std"):
             values = getattr(self, name)
@@ -150,10 +150,10 @@ def flags():
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", tuple: "numbers"}
 
 
-def _is(value, kind):
-    """Whether a value of a recipe has a type of Python or of JSON that means the same."""
+def is_a(value, kind):
+    """Whether a value of a recipe or record has a type of Python or of JSON that means the same."""
     if kind is tuple:
-        return isinstance(value, tuple) and all(_is(one, float) for one in value)
+        return isinstance(value, tuple) and all(is_a(one, float) for one in value)
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))

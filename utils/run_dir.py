@@ -173,11 +173,7 @@ def write_json(path, content):
 
 def write_log(folder, rows):
     """rows: one dict per epoch, all with the same keys."""
-    write_table(folder / "log.csv", rows)
-
-
-def write_table(path, rows):
-    with atomic_write(path, "w") as file:
+    with atomic_write(folder / "log.csv", "w") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

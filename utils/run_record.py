@@ -1,4 +1,5 @@
 """What config.json of a finished run must hold before a network is built from it, or an image is read for it."""
+from utils.recipe import is_a
 
 METHOD = {"head": str, "members": int, "diversity": str, "outliers": str}
 IMAGES = {"size": int, "shorter_side": int}
@@ -12,11 +13,11 @@ def check_record(config):
     if config["method"]["members"] < 1 or config["num_classes"] < 1:
         raise ValueError("method.members or num_classes is less than 1")
     overrides = config.get("overrides", {})
-    _check("overrides.", overrides, dict.fromkeys(overrides if _is(overrides, dict) else (), dict))
+    _check("overrides.", overrides, dict.fromkeys(overrides if is_a(overrides, dict) else (), dict))
     if not all({"used", "published"} <= set(change) for change in overrides.values()):
         raise ValueError("an override does not say what is published and what was used")
     digests = config.get("sha256", {})
-    _check("sha256.", digests, dict.fromkeys(digests if _is(digests, dict) else (), str))
+    _check("sha256.", digests, dict.fromkeys(digests if is_a(digests, dict) else (), str))
     _check("data.", config.get("data", {}), {})
     if "images" in config:
         _check_images(config["images"])
@@ -27,17 +28,13 @@ def _check_images(images):
     if not 1 <= images["size"] <= images["shorter_side"]:
         raise ValueError("images.size or images.shorter_side is no number of pixels")
     names = images.get("class_names", 0)
-    if names is not None and not (_is(names, list) and all(_is(name, str) for name in names)):
+    if names is not None and not (is_a(names, list) and all(is_a(name, str) for name in names)):
         raise ValueError("images.class_names are no names")
 
 
 def _check(where, entries, kinds):
-    if not _is(entries, dict):
+    if not is_a(entries, dict):
         raise ValueError(f"{where.rstrip('.') or 'it'} is no object")
     for name, kind in kinds.items():
-        if not _is(entries.get(name), kind):
+        if not is_a(entries.get(name), kind):
             raise ValueError(f"{where}{name} is missing or of another type")
-
-
-def _is(value, kind):
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))

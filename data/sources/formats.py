@@ -9,8 +9,6 @@ import zlib
 import numpy as np
 from scipy.io import loadmat
 
-from data.image_files import IMAGE_SUFFIXES  # noqa: F401  until detect.py imports it from there
-
 MOST_IDX = 1 << 30  # bytes: what an unverified .gz may unpack to
 
 

@@ -75,15 +75,15 @@ class ArchiveSource(ImageSource):
         below = {str(PurePosixPath(name).relative_to(root)): name
                  for name in archives.members(path, archives.Limits.of_images(expected))
                  if PurePosixPath(name).is_relative_to(root)}
-        images = [name for name in below if is_image_name(name)]
-        skipped = [(name, reason) for name in images if (reason := unfit_name(name))]
+        images = {name: unfit_name(name) for name in below if is_image_name(name)}
+        skipped = [(name, reason) for name, reason in images.items() if reason]
         annotations = next((name for name in below if PurePosixPath(name).name == ANNOTATIONS), None)
 
         def labels(paths):
             text = decode_text(next(archives.read_members(path, [below[annotations]]))[1])
             return labels_of_annotations(text, f"{path}/{below[annotations]}", paths)
 
-        wanted = [name for name in images if not unfit_name(name)]
+        wanted = [name for name, reason in images.items() if not reason]
         super().__init__(ImageTree.of(path, wanted, skipped, expected=classes,
                                       labels=labels if annotations else lambda paths: None))
         if not self.names:

@@ -187,12 +187,8 @@ SOURCES = {
         by_hand="given out by image-net.org to those who sign its terms: link train/ and val/ at data/imagenet1k, or "
                 "set IMAGENET_DIR to where they are",
     ),
-    "imagenet200": Source(
-        IMAGENET_TERMS, "Zhang et al. 2023 (OpenOOD)",
-    ),
-    "imagenet800": Source(
-        IMAGENET_TERMS, "Zhang et al. 2023 (OpenOOD)",
-    ),
+    "imagenet200": Source(IMAGENET_TERMS, "Zhang et al. 2023 (OpenOOD)"),
+    "imagenet800": Source(IMAGENET_TERMS, "Zhang et al. 2023 (OpenOOD)"),
     "imagenet_o": Source(
         "MIT", "Hendrycks et al. 2021",
         archive=File("imagenet-o.tar", "86bd7a50c1c4074fb18fc5f219d6d50b",
@@ -227,13 +223,7 @@ SOURCES = {
         inside={"test": "NINCO/NINCO_OOD_classes"},
         layouts={"test": ("NINCO/NINCO_OOD_classes", "images_largescale/ninco")},
     ),
-    "digits": Source(
-        "CC BY 4.0", "Alpaydin and Kaynak 1998",
-    ),
-    "digits_789": Source(
-        "CC BY 4.0", "Alpaydin and Kaynak 1998",
-    ),
-    "photo_patches": Source(
-        "CC BY 2.0", "scikit-learn's two photographs",
-    ),
+    "digits": Source("CC BY 4.0", "Alpaydin and Kaynak 1998"),
+    "digits_789": Source("CC BY 4.0", "Alpaydin and Kaynak 1998"),
+    "photo_patches": Source("CC BY 2.0", "scikit-learn's two photographs"),
 }

@@ -59,7 +59,7 @@ def store_folder(found, target, folder, title):
     if target.is_dir() and not target.is_symlink() and "folder" not in recorded(folder).get(target.name, {}):
         raise UserError(f"{target} is there already and was not made by prepare.py: it stays as it is")
     linked = isinstance(found.content, images.FolderSource)
-    digest = (images.link if linked else images.unpack)(found.content, target, *([] if linked else [title]))
+    digest = images.link(found.content, target) if linked else images.unpack(found.content, target, title)
     return {"images": len(found), "linked": linked, "sha256": digest}
 
 
@@ -115,26 +115,23 @@ def verify(name, data_dir):
 
     True when nothing is wrong; None, and nothing is printed, where nothing is prepared.
     """
-    folder, wrong, checked = data_dir / name, [], 0
+    folder, splits, checked = data_dir / name, {}, 0
     try:
         content = read_manifest(folder)
-        splits = content["splits"]
         if "dataset" in content:
             described(name, content)
-        if not splits:
-            wrong = [FILE]
+        splits = content["splits"]
     except FileNotFoundError:
         if not any(folder.glob("*.npz")):
             if name in CATALOG and any(image_folder(name, split, data_dir).is_dir() for split in CATALOG[name].counts):
                 say(f"{name:14} is your own: there is no record to compare it with")
                 return True
             return None
-        splits, wrong = {}, [FILE]
     except (UserError, KeyError, TypeError, ValueError) as error:
         if isinstance(error.__cause__, OSError):
             say(f"{name:14} cannot be verified: {error}")
             return False
-        splits, wrong = {}, [FILE]
+    wrong = [] if splits else [FILE]
     of_manifest = {file for record in splits.values() for file in record.get("files", {})}
     wrong += [path.name for path in sorted(folder.glob("*.npz")) if splits and path.name not in of_manifest]
     for split, record in splits.items():

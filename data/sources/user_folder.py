@@ -121,12 +121,12 @@ def _labelled(root):
 
 def held_out_positions(source, fraction, seed=SEED):
     """Positions (k), ascending, of the images to test with: the same share of each class, at least one image."""
-    names, classes = source.names, dict(zip(source.tree.names, source.tree.classes))
+    names, classes = source.names, source.tree.classes
     order = sorted(range(len(names)), key=lambda k: hashlib.md5(
         f"{seed} {names[k]}".encode("utf-8", "surrogateescape")).digest())
     of_class = {}
     for k in order:
-        of_class.setdefault(classes[names[k]], []).append(k)
+        of_class.setdefault(classes[k], []).append(k)
     if small := sorted(name for name, members in of_class.items() if len(members) < 2):
         raise UserError(f"the class {small[0]} of {source.root} has one image: two or more are needed, one to train "
                         "and one to test")
@@ -144,9 +144,8 @@ def _arrays(name, folder, sources, info, fraction):
     number, read = {text: k for k, text in enumerate(class_names)}, {}
     for split, source in sources.items():
         arrays, keep, left_out = to_arrays(source, (size,), title=f"{name} {split}", unreadable=0.1)
-        classes = dict(zip(source.tree.names, source.tree.classes))
         names = np.array([source.names[k] for k in keep])
-        labels = np.array([number[classes[text]] for text in names], dtype=np.int64)
+        labels = np.array([number[source.tree.classes[k]] for k in keep], dtype=np.int64)
         read[split] = arrays[size], labels, names, left_out
     if "all" in read:
         images, labels, names, left_out = read["all"]

@@ -124,7 +124,6 @@ def next_of_class(labels: Tensor) -> Tensor:
 
 def check_balanced(labels: Tensor) -> None:
     """ValueError unless each class is there equally often, twice or more."""
-    sizes = labels.bincount()
-    counts = sizes[sizes > 0].tolist()
+    counts = [count for count in labels.bincount().tolist() if count]
     if len(set(counts)) != 1 or counts[0] < 2:
         raise ValueError(f"DICE needs every class of a batch equally often, twice or more; got {counts} times")
