@@ -37,6 +37,7 @@ reproduce-mnist:  ## SDDE's MNIST block: 5 ensembles of LeNets; 5 seeds; runs on
 # an OOD set that is not available is named and shows as missing; without its training set train.py stops
 $(BLOCKS): DATASET = $(patsubst imagenet,imagenet1k,$(@:reproduce-%=%))
 $(BLOCKS): $(READY)
+	@$(LIST) > /dev/null
 	@$(PREPARE) --benchmark dismax --benchmark openood --for $(DATASET) || true
 	-@$(MAKE) --no-print-directory runs DATASET=$(DATASET)
 	@$(PY) analyze.py --dataset $(DATASET) --results-dir $(RESULTS)

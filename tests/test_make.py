@@ -71,6 +71,16 @@ def test_the_published_commands_work_from_anywhere(tmp_path):
     assert done.returncode == 0 and "--results-dir" in done.stdout
 
 
+def test_a_command_without_the_packages_says_how_to_get_them(tmp_path):
+    """No traceback of an import: it is the first command that some type."""
+    bare = tmp_path / "bare/bin/python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare.parents[1]], check=True)
+    for name in ("analyze.sh", "run_scripts/search.sh"):
+        done = subprocess.run([ROOT / name], capture_output=True, text=True, env={**os.environ, "PY": str(bare)})
+        assert done.returncode == 1 and "`make prepare-data` creates an environment" in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("method, dataset, line", [
     ("de", "mnist", "mnist --model lenet --method de"),
     ("nlc", "cifar10", "cifar10 --model resnet18_32x32 --method ncl"),
@@ -113,3 +123,10 @@ def test_a_grid_without_runs_fails_and_says_so(tmp_path, typed):
     done = make(
         "runs", f"PY={sys.executable}", f"PYTHON={sys.executable}", f"RESULTS={tmp_path}", "DATASET=digits", typed)
     assert done.returncode == 2 and "There are no such runs" in done.stderr, done.stderr
+
+
+def test_a_block_without_runs_prepares_no_data(tmp_path):
+    done = make("reproduce-cifar10", "MODELS=nosuch", f"PY={sys.executable}", f"PYTHON={sys.executable}",
+                f"RESULTS={tmp_path}", f"DATA={tmp_path}")
+    assert done.returncode == 2 and "there are no such runs on cifar10" in done.stderr
+    assert not done.stdout and not list(tmp_path.iterdir())

@@ -3,8 +3,10 @@ import pandas as pd
 import pytest
 from conftest import script
 
+from data.openood import PreparedBenchmark
 from recipes import recipe_of
 from run_scripts import search_weight
+from utils.io import UserError
 
 
 def test_a_search_ranks_weights_by_what_it_was_told_to(tmp_path, data_dir):
@@ -14,9 +16,25 @@ def test_a_search_ranks_weights_by_what_it_was_told_to(tmp_path, data_dir):
     table = pd.read_csv(tmp_path / "search/digits_gradcam.csv")
     assert sorted(table.weight) == [0, 0.005] and table.published.is_monotonic_decreasing and "minmax" in said
     assert " 0.005" in said, "weights are not rounded away"
-    done = script(*words, check=False)
-    assert done.returncode == 1 and "no validation outliers are prepared for digits" in done.stderr
-    assert "is finished (1 epochs). Nothing to do" in done.stdout, "not trained twice"
+    assert "Nothing to do" in script(*words, "--select", "published").stdout, "not trained twice"
+
+
+@pytest.mark.parametrize("select, said", [
+    ("validation", "digits has no validation outliers. Use --select published"),
+    ("published", "no near OOD set of digits is prepared: python data/prepare.py digits_789"),
+])
+def test_a_search_that_cannot_be_ranked_is_refused_before_it_trains(select, said, tmp_path, data_dir):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/digits").symlink_to(data_dir / "digits")
+    done = script("run_scripts/search_weight.py", "gradcam", "digits", "--select", select, "--data-dir",
+                  tmp_path / "data", "--results-dir", tmp_path / "results", check=False)
+    assert done.returncode == 1 and said in done.stderr and not (tmp_path / "results").exists()
+
+
+def test_which_validation_outliers_to_prepare_is_said(monkeypatch):
+    monkeypatch.setattr(search_weight, "benchmark", lambda *_: PreparedBenchmark(None, None, {}))
+    with pytest.raises(UserError, match="prepare.py emnist_letters, or use --select published"):
+        search_weight.check_rankable("mnist", None, "validation")
 
 
 @pytest.mark.parametrize("method, weights, others", [
