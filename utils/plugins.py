@@ -10,6 +10,8 @@ from pathlib import Path
 
 from utils.io import UserError
 
+_loaded = []  # paths, as tracebacks have them
+
 
 def load_plugins(words=None):
     """Run the files that --plugin names on the command line; returns their paths.
@@ -38,9 +40,21 @@ def load_plugin(path):
         raise UserError(f"--plugin {path}: its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # so that its classes can be pickled
+    _loaded.append(spec.origin)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        line = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{line.filename}, line {line.lineno}"
-        raise UserError(f"--plugin {path} failed in {place}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise plugin_error(error) or UserError(
+            f"--plugin {path} failed: {type(error).__name__}: {error}") from error
+
+
+def plugin_error(error):
+    """The UserError for an error that went through a line of a plugin, which it names; None for others."""
+    lines = [line for line in traceback.extract_tb(error.__traceback__) if line.filename in _loaded]
+    if isinstance(error, SyntaxError) and error.filename in _loaded:
+        place = f"{error.filename}, line {error.lineno}"
+    elif lines:
+        place = f"{lines[-1].filename}, line {lines[-1].lineno}"
+    else:
+        return None
+    return UserError(f"a plugin failed in {place}: {type(error).__name__}: {error}")
