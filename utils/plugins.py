@@ -10,7 +10,7 @@ from pathlib import Path
 
 from utils.io import UserError
 
-_loaded = []  # paths, as tracebacks have them
+_loaded = {}  # path, as tracebacks have it → as the user named it
 
 
 def load_plugins(words=None):
@@ -40,7 +40,7 @@ def load_plugin(path):
         raise UserError(f"--plugin {path}: its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # so that its classes can be pickled
-    _loaded.append(spec.origin)
+    _loaded[spec.origin] = path
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -50,11 +50,9 @@ def load_plugin(path):
 
 def plugin_error(error):
     """The UserError for an error that went through a line of a plugin, which it names; None for others."""
-    lines = [line for line in traceback.extract_tb(error.__traceback__) if line.filename in _loaded]
-    if isinstance(error, SyntaxError) and error.filename in _loaded:
-        place = f"{error.filename}, line {error.lineno}"
-    elif lines:
-        place = f"{lines[-1].filename}, line {lines[-1].lineno}"
-    else:
-        return None
-    return UserError(f"a plugin failed in {place}: {type(error).__name__}: {error}")
+    places = [(line.filename, line.lineno) for line in traceback.extract_tb(error.__traceback__)]
+    places += [(error.filename, error.lineno)] if isinstance(error, SyntaxError) else []
+    for file, line in reversed(places):
+        if file in _loaded:
+            return UserError(f"--plugin {_loaded[file]} failed in {file}, line {line}: {type(error).__name__}: {error}")
+    return None
