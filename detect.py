@@ -112,7 +112,8 @@ class RunReader:
     @staticmethod
     def calibration(folder, file):
         try:
-            made = run_dir.read_json(folder / "calibration.json")["last"]
+            made = run_dir.read_json(
+                folder / "calibration.json", f"Evaluate the run again: python evaluate.py {folder}")["last"]
         except (FileNotFoundError, KeyError) as error:
             raise UserError(f"{folder} has no calibration.json: python evaluate.py {folder}") from error
         if not isinstance(made, dict) or made.get("weights") != run_dir.file_digest(file):

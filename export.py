@@ -27,6 +27,7 @@ from recipes import score_of
 from reporting.model_card import model_card
 from utils import run_dir
 from utils.io import UserError, system_error, write_text
+from utils.lock import locked
 from utils.plugins import add_plugin_argument, load_plugins
 from utils.script import run_script
 
@@ -53,7 +54,15 @@ def main():
         rows = run_dir.read_metrics(args.run, run_dir.load_run(args.run)[1])
     except FileNotFoundError:
         raise UserError(f"{args.run} has no metrics.csv: python evaluate.py {args.run}") from None
+    with locked(args.folder.parent, wait=True):  # two exports to one folder would mix their files
+        write_folder(args, rows)
+    print(f"{args.folder}: {', '.join(sorted(path.name for path in args.folder.iterdir()))}")
+
+
+def write_folder(args, rows):
+    """Write an export whole, in the place of an earlier one; when it fails, what was there before stays."""
     part = args.folder.with_name(f".{args.folder.name}.part")
+    check_target(args.folder)  # again, now that nobody else can change it
     try:
         shutil.rmtree(part, ignore_errors=True)  # of an export that was killed
         part.mkdir(parents=True)
@@ -68,7 +77,6 @@ def main():
             f"could not write {args.folder}: {error}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    print(f"{args.folder}: {', '.join(sorted(path.name for path in args.folder.iterdir()))}")
 
 
 def check_target(folder):

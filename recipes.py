@@ -13,7 +13,7 @@ paper's row.
 import argparse
 from dataclasses import replace
 
-from utils.recipe import Block, Diversity, Head, Method, Network, Recipe
+from utils.recipe import Block, Diversity, Head, Method, Network, Recipe, check_entries
 from utils.script import run_script
 
 HEADS = {
@@ -146,6 +146,8 @@ def add_dataset(name, size, mean, std):
 def method_of(name):
     """(name of the base method, Method) of a name of METHODS, or of base-members-diversity[-outliers] as `name_of`
     writes it. ValueError when it is neither."""
+    check_entries(METHODS, Method)
+    check_entries(NETWORKS, Network)
     if name in METHODS:
         return name, METHODS[name]
     base, *choices = name.split("-")

@@ -25,7 +25,7 @@ class DataSet:
 
 
 # wnids, sorted. Those that OpenOOD's test_imagenet200_v2.txt numbers 0 to 199; the same as ImageNet-R's (timm 1.0.31)
-IMAGENET200 = frozenset((Path(__file__).parent / "imagenet200.txt").read_text().split())
+IMAGENET200 = frozenset((Path(__file__).parent / "imagenet200.txt").read_text("utf-8").split())
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5,) * 3
 DIGIT_NAMES = tuple("0123456789")

@@ -10,7 +10,7 @@ import threading
 import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from utils.io import OUT_OF_RESOURCES, UserError, system_error
 
@@ -65,6 +65,8 @@ def _decoded(source, held):
             return rgb
     except UnreadableImage:
         raise
+    except UnidentifiedImageError as error:  # its own words name an object in memory
+        raise UnreadableImage("it is no image, or of an unknown kind") from error
     except MemoryError as error:
         raise UserError(f"there is no memory left to decode {_name(source)}. Use fewer workers or jobs") from error
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more

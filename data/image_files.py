@@ -6,18 +6,19 @@ are passed over (val/val/<class>/…). Where no class folders are, a file of lab
 """
 import errno
 import os
-import re
 import stat
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from data.label_lists import KAGGLE, LABEL_LISTS, annotated_labels, labels_beside
+from data.label_lists import KAGGLE, LABEL_LISTS, WNID, annotated_labels, labels_beside
 from utils.io import OUT_OF_RESOURCES, UserError, system_error
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
-NO_FOLDERS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")  # of file systems
-WNID = re.compile(r"n\d{8}")  # a name of ImageNet's classes
+# of file systems, archives and network disks, some of which keep deleted pictures; small letters
+NO_FOLDERS = ("__macosx", "lost+found", "$recycle.bin", "recycler", "system volume information", "found.000",
+              "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "network trash folder",
+              "temporary items")
 MOST_LEVELS = 100  # of folders; deeper ones are a mistake of some program
 SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 
@@ -80,7 +81,7 @@ def is_image_name(name):
 
 
 def is_hidden(name):
-    return name.startswith(".") or name in NO_FOLDERS
+    return name.startswith(".") or name.lower() in NO_FOLDERS
 
 
 def _unfit(entry):

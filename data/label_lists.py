@@ -17,7 +17,8 @@ ANNOTATIONS = "val_annotations.txt"  # Tiny ImageNet's
 LABEL_LISTS = ("val.txt", "val_map.txt", ANNOTATIONS, "labels.txt")  # a file name and its class a line
 IN_ORDER = ("imagenet_2012_validation_synset_labels.txt", "synset_labels.txt")  # a class per line
 NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
-CLASS_NUMBER, ENDS_WITH_0 = re.compile(r"[0-9]{1,9}"), re.compile(r"\b0\W*$")
+WNID = re.compile(r"n\d{8}")  # a name of ImageNet's classes
+CLASS_NUMBER, ANY_NUMBER = re.compile(r"[0-9]{1,9}"), re.compile(r"[-+]?[0-9.]+")
 
 
 def labels_beside(root, paths, classes=()):
@@ -56,7 +57,13 @@ def _named(path, labels, classes):
         return labels
     if not classes:
         raise UserError(f"{path} numbers its classes, but there is no training folder that names them")
-    if "0" not in numbers and not any(ENDS_WITH_0.search(line) for line in read_text(path).splitlines()):
+    if all(map(CLASS_NUMBER.fullmatch, classes)):  # 7 may be the name 07, but never the place of another number
+        called = {int(name): name for name in classes}
+        if strange := [number for number in numbers if int(number) not in called or len(called) < len(classes)]:
+            raise UserError(f"{path} has a class {strange[0]}, and the classes of the training folder are called by "
+                            f"other numbers, from {min(called)} to {max(called)}: write these names into it")
+        return {image: called[int(label)] for image, label in labels.items()}
+    if "0" not in numbers and not any(map(_says_class_0, read_text(path).splitlines())):
         raise UserError(f"{path} has no class 0, so it is unknown whether its numbers begin at 0 or at 1. Write the "
                         "names of the classes into it")
     if (most := max(map(int, numbers))) >= len(classes):
@@ -64,10 +71,18 @@ def _named(path, labels, classes):
     return {image: classes[int(label)] for image, label in labels.items()}
 
 
+def _says_class_0(line):
+    """Whether a line, of whatever image, ends with the class 0, which is not the last number of a box."""
+    *before, last = re.split(r"[\s,;]+", line.replace('"', " ").strip(" \t,;"))
+    return last == "0" and not (len(before) > 1 and ANY_NUMBER.fullmatch(before[-1]))
+
+
 def _complete(path, root, paths, labels):
     if missing := [image for image in paths if image not in labels]:
         raise UserError(f"{path} has no label for {len(missing)} of the {len(paths)} images in {root}, for "
                         f"instance {missing[0]}")
+    if strange := sorted(name for name in set(labels.values()) if "/" in name or name.startswith(".")):
+        raise UserError(f"{path} has a class {strange[0]!r}, which cannot be the name of a class folder: write another")
     return labels
 
 
@@ -111,7 +126,16 @@ def _list(place, paths):
 
 def _in_order(place, paths):
     path = next((place / name for name in IN_ORDER if (place / name).is_file()), None)
-    return path and (path, _by_number(path, read_text(path).split(), paths))
+    return path and (path, _by_number(path, [_class_of_line(path, line) for line in
+                                             read_text(path).rstrip().splitlines()], paths))
+
+
+def _class_of_line(path, line):
+    """The class of a line that has nothing else: a wnid, which words may follow, or the whole line."""
+    words = line.replace('"', " ").split()
+    if not words:
+        raise UserError(f"{path} has an empty line between its classes, so it is unknown which image each is of")
+    return words[0] if WNID.fullmatch(words[0]) else " ".join(words)
 
 
 def devkit_names(path):
@@ -159,24 +183,44 @@ def _of_lines(path, text, paths):
     """image → label of the lines of a list; lines of other images are passed over."""
     by_name, labels = _by_name(paths), {}
     for line in text.splitlines():
-        name, *words = _columns(line, by_name) or [""]
-        if words and words[0].strip('"'):
-            _put(labels, by_name[_bare(name)], words[0].strip('"'), path)
+        name, *columns = _columns(line, by_name) or [""]
+        if columns and columns[0]:
+            _put(labels, image := by_name[_bare(name)], columns[0], path)
+            if len(columns) > 1 and not _is_first(columns):
+                raise UserError(f"{path} has several words or numbers after {image}, and it is unknown which is the "
+                                "class. Write a tab between the file and its class, and nothing else")
     return labels
+
+
+def _is_first(columns):
+    """Whether the first of several columns must be the class: a wnid, or a name before numbers only."""
+    first, *others = columns
+    return bool(WNID.fullmatch(first)) or not ANY_NUMBER.fullmatch(first) and all(map(ANY_NUMBER.fullmatch, others))
 
 
 def _columns(line, by_name):
     """The columns of a line: separated by tabs, semicolons, commas or spaces, which names may hold, too."""
     for separator in "\t;,":
-        words = [word.strip() for word in line.split(separator)]
+        words = _split(line, separator)
         if len(words) > 1 and _bare(words[0]) in by_name:
             return words
-    words = line.split()
+    words = _split(" ".join(line.split()), " ")
     for count in range(1, len(words)):  # the shortest name that is an image's
         name = " ".join(words[:count])
         if _bare(name) in by_name:
             return [name, *words[count:]]
     return []
+
+
+def _split(line, separator):
+    """The columns of a line, without quotes around them; the last ones are not empty."""
+    try:
+        words = [word.strip() for row in csv.reader([line], delimiter=separator, skipinitialspace=True) for word in row]
+    except csv.Error:  # longer than any name
+        return []
+    while words and not words[-1]:
+        words.pop()
+    return words
 
 
 def _bare(name):

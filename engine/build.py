@@ -15,8 +15,11 @@ def resolve(entry):
     """The class behind an entry of the registry: the class itself, or "module:class"."""
     if not isinstance(entry, str):
         return entry
-    module, name = entry.split(":")
-    return getattr(importlib.import_module(module), name)
+    try:
+        module, name = entry.split(":")
+        return getattr(importlib.import_module(module), name)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UserError(f"{entry!r} of the registry is no module:class that can be imported ({error})") from error
 
 
 def build_network(name, num_classes, head):
@@ -29,7 +32,10 @@ def build_network(name, num_classes, head):
     if name not in NETWORKS:
         raise UserError(f"unknown network {name!r}: choose from {', '.join(NETWORKS)}. One of a plugin needs "
                         "--plugin FILE")
-    return resolve(NETWORKS[name].build)(num_classes, head)
+    network = resolve(NETWORKS[name].build)(num_classes, head)
+    if not hasattr(network, "classifier"):
+        raise UserError(f"the network {name} has no .classifier, which must be head(num_features, num_classes)")
+    return network
 
 
 def build_ensemble(name, num_classes, head, members):

@@ -52,7 +52,7 @@ def describe(device):
     if device.type != "cpu":
         return device.type
     try:
-        with open("/proc/cpuinfo") as file:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
     except OSError:
         names = []
@@ -67,7 +67,7 @@ def multiplies_bfloat16(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu" and sys.platform == "linux":
         try:
-            with open("/proc/cpuinfo") as file:
+            with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
                 return "amx_bf16" in file.read()
         except OSError:
             return False

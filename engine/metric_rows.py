@@ -19,6 +19,7 @@ from metrics.published import (
     published_negative_log_likelihood,
     published_temperature,
 )
+from utils.io import UserError
 
 # ---- the benchmark of the DisMax paper: whole test sets, the mean of the members' logits at temperature 1 ----
 
@@ -58,7 +59,16 @@ def dismax_rows(cache, id_split, ood_splits, detector_scores=None):
 def every_score(logits):
     """score → (n) float64 of logits (n, C), computed in float64: the six, the energy and those of plugins."""
     z = torch.from_numpy(logits).double()
-    return {name: score(z).double().numpy() for name, score in score_functions().items()}
+    return {name: _one_an_image(name, score(z), len(z)) for name, score in score_functions().items()}
+
+
+def _one_an_image(name, scores, count):
+    """Scores (n) of a function as an array. UserError when, of a plugin, they are something else."""
+    if not isinstance(scores, torch.Tensor) or scores.shape != (count,) or not scores.isfinite().all():
+        shape = f"shape {tuple(scores.shape)}" if isinstance(scores, torch.Tensor) else f"a {type(scores).__name__}"
+        raise UserError(f"the score {name} must give {count} finite numbers for as many images, and gives {shape}, NaN "
+                        "or infinity")
+    return scores.double().numpy()
 
 
 def published_scores(logits):

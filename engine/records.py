@@ -32,7 +32,8 @@ def take_folder(run, config, fresh, if_locked, held):
         run_dir.load_run(run.folder)
         for name in config.get("sha256", ["weights.pt"]):
             run_dir.weights_digest(run.folder, config, name)
-        (run.folder / "checkpoint.pt").unlink(missing_ok=True)  # killed at the very last moment
+        if (run.folder / "checkpoint.pt").exists():  # killed at the very last moment; the folder may be read-only
+            (run.folder / "checkpoint.pt").unlink(missing_ok=True)
         return say(f"{run} is finished ({run.recipe.epochs} epochs). Nothing to do; --fresh would start over")
     for name in RUN_FILES:  # not after days of training
         if (run.folder / name).is_dir():

@@ -24,6 +24,6 @@ def sdde():
 
 
 def _rows(path):
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return [{name: text if name in WORDS else float(text) for name, text in row.items() if text or name in WORDS}
                 for row in csv.DictReader(file)]

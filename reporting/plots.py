@@ -20,7 +20,8 @@ DARK = {"figure.facecolor": "#16181c", "savefig.facecolor": "#16181c", "axes.fac
         **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), PALE)}
 COMMON_STYLE = {
     "font.size": 9, "axes.titlesize": 10, "legend.fontsize": 8, "legend.frameon": False, "axes.grid": True,
-    "grid.alpha": 0.25, "figure.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False}
+    "grid.alpha": 0.25, "figure.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False,
+    "text.parse_math": False}  # a $ in a name is no formula
 GREY = "#888888"
 OURS = {"marker": "o", "color": COLOURS[0]}
 THEIRS = {"marker": "D", "color": GREY, "markerfacecolor": "none"}

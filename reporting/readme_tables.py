@@ -31,7 +31,7 @@ def tables_of(path, notes=False):
     """The lines of a Markdown file's tables, without padding, and with `notes` the line under each; an empty line
     between two of them."""
     parts = []
-    for match in TABLE.finditer(path.read_text()):
+    for match in TABLE.finditer(path.read_text("utf-8")):
         parts.append(re.sub(r"-{3,}", "---", re.sub(" {2,}", " ", match["table"])))
         parts += [match["note"]] if notes and match["note"] else []
     return "\n".join(parts)
@@ -43,7 +43,7 @@ def main():
     sys.path[0] = str(ROOT)  # run as a script: our packages, and not reporting/html.py in the place of Python's
     for name in sys.argv[1:]:
         path = ROOT / name
-        path.write_text(filled(path.read_text()))
+        path.write_text(filled(path.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data.datasets import CATALOG, OPENOOD, OUTLIERS
+from data.image_files import is_hidden, printable_path
 from metrics.detection import detection_metrics
 from metrics.published import published_detection_metrics
 from reporting.load import OWN_SCORE, EvaluatedRun
@@ -30,7 +31,11 @@ def read_scores(name, folder, seed, dataset=None):
     UserError, naming the file, when one is no score file, or when scores, predictions and labels differ in length.
     """
     folder = Path(folder)
-    option, paths = f"--scores {name}={folder}", sorted(folder.glob("*.npz"))
+    option = f"--scores {name}={folder}"
+    paths = sorted(path for path in folder.glob("*.npz") if not is_hidden(path.name))
+    for text in (name, *(path.name for path in paths)):
+        if printable_path(text) != text:  # no figure or table can show it
+            raise UserError(f"--scores: the name {printable_path(text)} is not UTF-8. Choose another")
     if not paths:
         raise UserError(f"{option}: there are no .npz files. Each set needs one, with pred, conf "
                         "and label")

@@ -51,7 +51,7 @@ class Job(NamedTuple):
 def read_queue(path=QUEUE):
     """[(line, its jobs, seed by seed)]. UserError when a line cannot be read."""
     entries = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text("utf-8").splitlines():
         if not line.strip() or line.startswith("#"):
             continue
         match = QUEUE_LINE.fullmatch(line)
@@ -141,14 +141,14 @@ def make_run(job, lock, args):
 
 def call(args, *words):
     """Run one of our scripts with one thread; its output goes to queue.log."""
-    with open(args.results / "queue.log", "a") as log:
+    with open(args.results / "queue.log", "a", encoding="utf-8") as log:
         subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, check=True, stdout=log, stderr=log,
                        stdin=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def say_and_log(args, text):
     print(text, flush=True)
-    with open(args.results / "queue.log", "a") as log:
+    with open(args.results / "queue.log", "a", encoding="utf-8") as log:
         log.write(f"{text}\n")
 
 
@@ -166,7 +166,7 @@ def state_table(entries, reference):
 
 def write_state(text):
     marks = re.compile(r"(<!-- queue -->\n).*?(<!-- end -->)", re.S)
-    readme = README.read_text()
+    readme = README.read_text("utf-8")
     if marks.search(readme):
         write_text(README, marks.sub(lambda m: f"{m[1]}{text}\n{m[2]}", readme))
 

@@ -3,7 +3,7 @@
 # `python recipes.py runs cifar10` lists the runs of a data set. MODELS, METHODS and SEEDS select some; MODELS with METHODS
 # may be any combination.
 
-BAD   := : % ; ' " & ( ) * ? [ ] \ | < > ! ` $$
+BAD   := = : % ; ' " & ( ) * ? [ ] \ | < > ! ` $$
 TYPED := $(value DATA)$(RESULTS)$(if $(filter file,$(origin RESULTS)),,$(value RESULTS))
 ifneq ($(words $(DATA) $(RESULTS))$(strip $(foreach sign,$(BAD),$(findstring $(sign),$(TYPED)))),2)
   $(error DATA and RESULTS must not contain spaces, nor $(BAD), which Make cannot handle. Use another path, or a link)

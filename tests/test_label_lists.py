@@ -123,3 +123,47 @@ def test_prepare_evaluate_and_detect_leave_them_out(tmp_path, odd_tree, results_
         assert "not UTF-8" in done.stderr and "Traceback" not in done.stderr
         done = script("detect.py", run, odd_tree, "--device", "cpu", check=False)
         assert done.stdout.count("\n") == 7 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("lines", [
+    "a.png golden retriever\nb.png golden eagle\nc.png cat\n", "a.png,4,x\nb.png,4,y\nc.png,4,z\n",
+    "a.png,cat, black\nb.png,cat, white\nc.png,dog\n"])
+def test_several_words_of_which_any_may_be_the_class_are_refused(tmp_path, lines):
+    with pytest.raises(UserError, match="several words or numbers after a.png"):
+        found(tmp_path, lines)
+
+
+def test_quotes_hold_a_name_together_and_words_after_a_wnid_or_numbers_are_passed_over(tmp_path):
+    lines = '"a.png","golden, eagle"\nb.png n01440764 tench, Tinca tinca\nc.png\tcat\t0\t0\t62\n'
+    assert found(tmp_path, lines) == {"a.png": "golden, eagle", "b.png": "n01440764", "c.png": "cat"}
+
+
+def test_a_class_a_line_may_have_words(tmp_path):
+    content = 'golden retriever\n"n01443537" goldfish\ncat\n\n'
+    assert list(found(tmp_path, content, "synset_labels.txt").values()) == ["golden retriever", "n01443537", "cat"]
+
+
+def test_an_empty_line_between_classes_is_refused(tmp_path):
+    with pytest.raises(UserError, match="an empty line between its classes"):
+        found(tmp_path, "cat\n\ndog\n", "synset_labels.txt")
+
+
+def test_a_number_is_never_the_place_of_a_class_that_is_called_by_another_number(tmp_path):
+    classes = sorted(str(k) for k in range(1, 13))  # 1, 10, 11, 12, 2 …
+    with pytest.raises(UserError, match="has a class 0, and the classes of the training folder are called by other"):
+        found(tmp_path, "a.png 0\nb.png 1\nc.png 2\n", classes=classes)
+
+
+def test_a_number_means_the_class_that_is_called_by_it_with_zeros_before_it(tmp_path):
+    assert found(tmp_path, "a.png 1\nb.png 2\nc.png 1\n", classes=["01", "02"])["b.png"] == "02"
+
+
+def test_the_last_number_of_a_box_is_no_class_0(tmp_path):
+    with pytest.raises(UserError, match="has no class 0"):
+        found(tmp_path, "z.png 1 5 0 0\na.png 1\nb.png 2\nc.png 1\n", classes=WNIDS)
+
+
+@pytest.mark.parametrize("name", ["..", "animals/cat", "../../x", ".hidden"])
+def test_what_cannot_be_a_folder_is_no_class(tmp_path, name):
+    with pytest.raises(UserError, match="cannot be the name of a class folder"):
+        found(tmp_path, f"a.png\t{name}\nb.png\tx\nc.png\tx\n")

@@ -74,3 +74,33 @@ def test_names_of_a_plugin_are_listed_where_a_name_is_unknown(tmp_path, data_dir
     done = script("train.py", "--dataset", "digits", "--model", "tiny", "--method", "logitnrm", "--plugin", plugin,
                   "--data-dir", data_dir, check=False)
     assert done.returncode == 1 and "unknown method 'logitnrm'" in done.stderr and "logitnorm" in done.stderr
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("x = 1\ndef (", "broken.py, line 2: SyntaxError"), ("raise SystemExit(3)", "broken.py, line 1: SystemExit"),
+    ("from recipes import METHODS\nMETHODS['mine'] = 3", "'mine' is registered as a int, expected a Method"),
+    ("from recipes import METHODS\nMETHODS['../x'] = METHODS['softmax']", "'../x' cannot be a name"),
+    ("import recipes, utils.recipe as r\nrecipes.NETWORKS['lenet'] = r.Network('', 'nowhere:Nothing')",
+     "'nowhere:Nothing' of the registry is no module:class"),
+    ("import recipes, torch, utils.recipe as r\nrecipes.NETWORKS['lenet'] = r.Network('', lambda *a: torch.nn.ReLU())",
+     "the network lenet has no .classifier"),
+    ("import recipes, utils.recipe as r\ndef build(*a):\n  1 / 0\nrecipes.NETWORKS['lenet'] = r.Network('', build)",
+     "broken.py, line 3: ZeroDivisionError")])
+def test_mistakes_of_a_plugin_are_sentences(tmp_path, data_dir, content, message):
+    (tmp_path / "broken.py").write_text(content)
+    done = script("train.py", "--dataset", "digits", "--model", "lenet", "--method", "softmax", "--data-dir", data_dir,
+                  "--results-dir", tmp_path, "--device", "cpu", "--plugin", tmp_path / "broken.py", check=False)
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("score", [lambda z: z, lambda z: z.sum(-1) * float("nan"), lambda z: 3])
+def test_a_score_that_is_no_number_an_image_is_refused(monkeypatch, score):
+    import numpy as np
+
+    from engine.metric_rows import every_score
+    from losses import calibration
+    from utils.io import UserError
+
+    monkeypatch.setitem(calibration.SCORES, "mine", score)
+    with pytest.raises(UserError, match="the score mine must give 4 finite numbers"):
+        every_score(np.zeros((4, 3), np.float32))

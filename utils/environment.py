@@ -18,6 +18,7 @@ def environment():
 def _git(*words):
     try:
         here = Path(__file__).resolve().parents[1]
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        said = subprocess.run(["git", *words], cwd=here, capture_output=True, check=True).stdout
+        return said.decode("utf-8", "replace").strip()  # in any locale
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from utils.io import UserError
 
+_loaded = {}  # path, as tracebacks have it → as the user named it
+
 
 def load_plugins(words=None):
     """Run the files that --plugin names on the command line; returns their paths.
@@ -38,9 +40,19 @@ def load_plugin(path):
         raise UserError(f"--plugin {path}: its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # so that its classes can be pickled
+    _loaded[spec.origin] = path
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        line = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{line.filename}, line {line.lineno}"
-        raise UserError(f"--plugin {path} failed in {place}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise plugin_error(error) or UserError(
+            f"--plugin {path} failed: {type(error).__name__}: {error}") from error
+
+
+def plugin_error(error):
+    """The UserError for an error that went through a line of a plugin, which it names; None for others."""
+    places = [(line.filename, line.lineno) for line in traceback.extract_tb(error.__traceback__)]
+    places += [(error.filename, error.lineno)] if isinstance(error, SyntaxError) else []
+    for file, line in reversed(places):
+        if file in _loaded:
+            return UserError(f"--plugin {_loaded[file]} failed in {file}, line {line}: {type(error).__name__}: {error}")
+    return None

@@ -1,5 +1,6 @@
 """The types of the entries in recipes.py: heads, networks, diversity losses, methods, recipes, blocks of a paper."""
 import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, get_args
@@ -126,6 +127,15 @@ class Recipe:
         """field → (own value, other's value) where the two differ."""
         own, others = self.as_dict(), other.as_dict()
         return {name: (own[name], others[name]) for name in own if own[name] != others[name]}
+
+
+def check_entries(registry, kind):
+    """ValueError when an entry, of a plugin, is of another type, or has a name that cannot be one folder's."""
+    for name, entry in registry.items():
+        if not isinstance(entry, kind):
+            raise ValueError(f"{name!r} is registered as a {type(entry).__name__}, expected a {kind.__name__}")
+        if not re.fullmatch(r"\w[\w.+-]*", name):
+            raise ValueError(f"{name!r} cannot be a name: use letters, digits, _, ., + and -")
 
 
 @dataclass(frozen=True)

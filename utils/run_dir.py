@@ -152,18 +152,17 @@ def clear(folder, names=None):
 
 # ---- records ----
 
-def read_json(path):
-    """A dict. FileNotFoundError when there is no file, UserError when it is damaged or of another kind."""
+def read_json(path, remedy="Put a good copy there, or train the run again with --fresh"):
+    """A dict. FileNotFoundError when there is no file, UserError when it is damaged or another kind; remedy ends it."""
     try:
         content = json.loads(read_file(path).decode())
     except (FileNotFoundError, UserError):
         raise
     except (ValueError, OSError, RecursionError) as error:
         raise system_error(error, path) or UserError(
-            f"{path} is damaged ({error}). Put a good copy there, or train the run again with --fresh") from error
+            f"{path} is damaged ({error}). {remedy}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged (it holds a {type(content).__name__}). Put a good copy there, or train the "
-                        "run again with --fresh")
+        raise UserError(f"{path} is damaged (it holds a {type(content).__name__}). {remedy}")
     return content
 
 

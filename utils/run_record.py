@@ -3,6 +3,7 @@ from utils.recipe import is_a
 
 METHOD = {"head": str, "members": int, "diversity": str, "outliers": str}
 IMAGES = {"size": int, "shorter_side": int}
+LARGEST_SIDE = 4096  # pixels; more would fill the memory
 
 
 def check_record(config):
@@ -25,7 +26,7 @@ def check_record(config):
 
 def _check_images(images):
     _check("images.", images, IMAGES)
-    if not 1 <= images["size"] <= images["shorter_side"]:
+    if not 1 <= images["size"] <= images["shorter_side"] <= LARGEST_SIDE:
         raise ValueError("images.size or images.shorter_side is no number of pixels")
     names = images.get("class_names", 0)
     if names is not None and not (is_a(names, list) and all(is_a(name, str) for name in names)):

@@ -6,6 +6,7 @@ import signal
 import sys
 
 from utils.io import UserError, memory_error, system_error
+from utils.plugins import plugin_error
 
 STOPPED = 128 + signal.SIGINT  # the exit status that shells expect after Ctrl-C
 
@@ -32,9 +33,9 @@ def run_script(name, main, where=lambda: ""):
     except BrokenPipeError:  # the reader of our output has closed it, as `| head` does
         _discard(sys.stdout)
         sys.exit(0)
-    except (OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:
         where_to = getattr(error, "filename", None) or "a file or output"
-        found = memory_error(error) or system_error(error, where_to, "use")
+        found = memory_error(error) or system_error(error, where_to, "use") or plugin_error(error)
         if found is None:
             raise
         _leave(f"{name}{where()}: {found}", 1)
