@@ -76,11 +76,12 @@ def copy_runs(templates, results_dir, count):
         config = run_dir.read_json(template / "config.json")
         address = {**config["run"], "method": name, "seed": seed}
         folder = run_dir.run_folder(results_dir, *address.values())
-        run_dir.write_json(folder / "config.json", {
-            **config, "run": address, "method": METHODS[name].choices(), "overrides": {},
-            "wall_clock_seconds": config["wall_clock_seconds"] + number})
-        own = ("", "", "", "last", "", "number_of_the_copy", number)  # equal metrics would be left out as a copy's
-        run_dir.write_metrics(folder, [*run_dir.read_metrics(template), own])
         with open(template / "log.csv", newline="") as file:
             log = list(csv.DictReader(file))
         run_dir.write_log(folder, [{**epoch, "seconds": float(epoch["seconds"]) + number} for epoch in log])
+        run_dir.write_json(folder / "config.json", {
+            **config, "run": address, "method": METHODS[name].choices(), "overrides": {},
+            "wall_clock_seconds": config["wall_clock_seconds"] + number,
+            "log_sha256": run_dir.file_digest(folder / "log.csv")})
+        own = ("", "", "", "last", "", "number_of_the_copy", number)  # equal metrics would be left out as a copy's
+        run_dir.write_metrics(folder, [*run_dir.read_metrics(template), own])

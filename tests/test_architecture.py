@@ -17,7 +17,7 @@ BELOW = {
     "engine": ("utils", "data", "losses", "metrics", "models", "recipes"),
     "reporting": ("utils", "data", "metrics", "recipes"),
     "benchmarks": ("utils", "data", "losses", "metrics", "models", "recipes", "engine"),
-    "run_scripts": ("utils", "recipes", "reporting", "losses", "detect"),
+    "run_scripts": ("utils", "data", "recipes", "reporting", "losses", "detect"),
 }
 OURS = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()}
 

@@ -99,23 +99,23 @@ def test_freed_memory_is_kept_by_glibcs_settings(monkeypatch):
 
 def test_a_cpu_is_described_by_its_name_and_threads(monkeypatch):
     text = "flags : a\nmodel name\t: AMD: EPYC \nmodel name\t: other\nflags: amx_bf16\n"
-    monkeypatch.setattr(builtins, "open", lambda *_: io.StringIO(text))
+    monkeypatch.setattr(builtins, "open", lambda *_, **__: io.StringIO(text))
     assert devices.describe(CPU) == f"cpu (AMD: EPYC, {torch.get_num_threads()} threads)"
     monkeypatch.setattr(sys, "platform", "linux")
     assert devices.multiplies_bfloat16(CPU) is True and devices.multiplies_bfloat16(torch.device("mps")) is False
-    monkeypatch.setattr(builtins, "open", lambda *_: io.StringIO("no names"))
+    monkeypatch.setattr(builtins, "open", lambda *_, **__: io.StringIO("no names"))
     monkeypatch.setattr(platform, "processor", lambda: "")
     monkeypatch.setattr(platform, "machine", lambda: "riscv")
     assert devices.multiplies_bfloat16(CPU) is False and devices.describe(CPU).startswith("cpu (riscv, ")
 
-    def closed(*_):
+    def closed(*_, **__):
         raise OSError
     monkeypatch.setattr(builtins, "open", closed)
     monkeypatch.setattr(platform, "processor", lambda: "arm")
     assert devices.multiplies_bfloat16(CPU) is False and devices.describe(CPU).startswith("cpu (arm, ")
     assert devices.describe(torch.device("mps")) == "mps"
     monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr(builtins, "open", lambda *_: io.StringIO(text))
+    monkeypatch.setattr(builtins, "open", lambda *_, **__: io.StringIO(text))
     assert devices.multiplies_bfloat16(CPU) is False
 
 
