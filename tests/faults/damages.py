@@ -119,7 +119,7 @@ def zipped(arrays):
 
 def table(rows):
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows(row if isinstance(row, list) else [row] for row in rows)
     return text.getvalue().encode()
 
 
