@@ -48,7 +48,10 @@ def attach(
 
     ValueError if no linear layer, or more than one, could be the last one, as in torchvision's Inception
     (`AuxLogits.fc` and `fc`) or DeiT with distillation (`head` and `head_dist`). The message names the candidates.
+    ValueError for a lazy layer that has seen no batch, and TypeError for a model that is no nn.Module.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {model!r}")
     if loss not in LOSSES:
         raise ValueError(f"unknown loss {loss!r}: choose from {', '.join(LOSSES)}")
     if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
@@ -60,6 +63,9 @@ def attach(
         options["regularization"] = regularization
     name, old = _last_linear_layer(model, layer)
     num_features, outputs = _sizes(old)
+    if not num_features:
+        raise ValueError(f"the layer {name} is lazy and does not know its number of features yet: give the model a "
+                         "batch first")
     head = first(num_features, outputs if num_classes is None else num_classes)
     criterion = second(head, **options)
     weight = next(old.parameters())
@@ -149,7 +155,8 @@ def _sizes(layer: nn.Module) -> tuple[int, int]:
 def _linear_layers(model: nn.Module) -> str:
     names = [name for name, module in model.named_modules() if _is_candidate(module)]
     if not names:
-        return "It has no nn.Linear at all: a classifier that is a convolution cannot be replaced"
+        return ("It has no nn.Linear at all: a classifier that is a convolution, quantized or scripted cannot be "
+                "replaced")
     return f"Its linear layers: {', '.join(names[-8:])}. Say which: attach(model, …, layer={names[-1]!r})"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.fx
@@ -57,7 +57,11 @@ class LossFirstPart(nn.Module):
 
     score_type = "MPS"  # the published score of this loss; see `scores`
     sees_to_precision = False  # whether `logits` itself computes in float32 and without autocast
-    temperature: Tensor
+    if TYPE_CHECKING:  # what __setattr__ takes is more than what is read
+        @property
+        def temperature(self) -> Tensor: ...
+        @temperature.setter
+        def temperature(self, value: float | Tensor) -> None: ...
     validationset_available: Tensor
     precomputed_thresholds: Tensor
     thresholds_temperature: Tensor
@@ -125,7 +129,7 @@ class LossFirstPart(nn.Module):
         calibration.check_labels(labels, logits)
         made_at, mark = self._temperature_of(logits), _fingerprint(logits)
         fitted = calibration.fit_temperature(logits, labels, made_at)
-        self.temperature = fitted  # type: ignore[assignment]
+        self.temperature = fitted
         self._calibrated_on = (*mark, made_at)
         return self.temperature.item()
 

@@ -104,6 +104,7 @@ class LossSecondPart(nn.Module):
 
     def divergence(self, logits: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
         """The sum of `partial_loss`."""
+        same_length(classes, logits)
         log_p = self.scaled(self.checked(logits)).log_softmax(1)  # (b, C)
         share = (classes[:, :, None] == classes[:, None]).sum(2) / 4  # (b, 4), Q of each of the four classes
         losses = (share.log() - log_p.gather(1, classes)).mean(1)  # (b)
@@ -145,6 +146,13 @@ def class_targets(targets: Tensor, why: str) -> Tensor:
     if targets.dim() > 1 or targets.is_floating_point() or targets.is_complex():
         raise ValueError(f"{why}: targets must be class numbers (B), got {tuple(targets.shape)} {targets.dtype}")
     return targets
+
+
+def same_length(targets: Tensor, logits: Tensor) -> None:
+    """ValueError unless there is one target per row of logits (B, C): broadcasting would hide a missing one."""
+    if logits.dim() > 1 and targets.shape[:1] != logits.shape[:1]:
+        raise ValueError(f"one target per row of logits is needed, got {tuple(targets.shape)} for logits "
+                         f"{tuple(logits.shape)}")
 
 
 def mean_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:

@@ -2,6 +2,7 @@
 optional fractional probability regularization (FPR), and thresholds for detection."""
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from . import distances
 from .base import PARTITIONS, LossFirstPart
 from .calibration import PERCENTILES
-from .criterion import IGNORED, LossSecondPart, class_targets, mean_cross_entropy
+from .criterion import IGNORED, LossSecondPart, class_targets, mean_cross_entropy, same_length
 
 SOFT = 'regularization="fpr" makes soft targets itself'
 
@@ -50,7 +51,7 @@ class DisMaxLossSecondPart(LossSecondPart):
         model_classifier: the model's DisMaxLossFirstPart.
         regularization: None, or "fpr": the second half of every training batch is composed of quadrants of four images,
             and its loss is KL(Q‖P) with a probability Q of a quarter for the class of each of the four images.
-        alpha: weight of that term relative to the cross-entropy of the unmixed half.
+        alpha: weight ≥ 0 of that term relative to the cross-entropy of the unmixed half.
         batches_to_accumulate: with `precompute_thresholds`, the number of batches after which a pass writes its
             thresholds; each further batch updates them, so after the pass they describe all of it.
         label_smoothing: see LossSecondPart.
@@ -65,6 +66,8 @@ class DisMaxLossSecondPart(LossSecondPart):
             raise ValueError(f'regularization must be None or "fpr", got {regularization!r}')
         if regularization == "fpr" and label_smoothing:
             raise ValueError('label_smoothing does not go with regularization="fpr", which makes soft targets itself')
+        if not 0 <= alpha < math.inf:
+            raise ValueError(f"alpha must be a number of at least 0, got {alpha}")
         self.regularization = regularization
         self.alpha = alpha
         self.batches_to_accumulate = batches_to_accumulate
@@ -88,8 +91,11 @@ class DisMaxLossSecondPart(LossSecondPart):
         """Shuffle the batch and, with FPR, mix its second half. (B, …) inputs, (B) targets; returns new tensors.
 
         Without FPR the inputs may have any shape. With FPR they must be images (B, C, H, W) of at least 2×2 pixels and
-        the targets must be class numbers, else ValueError. If B is odd, the mixed half is larger.
+        the targets must be class numbers, else ValueError, as for another number of targets than of inputs. If B is
+        odd, the mixed half is larger.
         """
+        if len(inputs) != len(targets):
+            raise ValueError(f"one target per input is needed, got {len(inputs)} inputs and {len(targets)} targets")
         if self.mixes:
             class_targets(targets, SOFT)
         order = torch.randperm(len(inputs), device=inputs.device)
@@ -113,7 +119,7 @@ class DisMaxLossSecondPart(LossSecondPart):
     def loss_of(self, logits: Tensor, targets: Tensor) -> Tensor:
         if not self.mixes:
             return super().loss_of(logits, targets)
-        class_targets(targets, SOFT)
+        same_length(class_targets(targets, SOFT), logits)
         plain = self._plain_rows(len(logits))
         if logits.dim() < 2 or plain == len(logits):
             return super().loss_of(logits, targets)

@@ -1,6 +1,8 @@
 """IsoMax (Macêdo et al., "Entropic Out-of-Distribution Detection", arXiv 1908.05569): distances instead of products."""
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +35,8 @@ class IsoMaxLossSecondPart(LossSecondPart):
         self, model_classifier: LossFirstPart, entropic_scale: float = 10.0, *, label_smoothing: float = 0.0
     ) -> None:
         super().__init__(model_classifier, label_smoothing=label_smoothing)
+        if not 0 < entropic_scale < math.inf:
+            raise ValueError(f"entropic_scale must be a number above 0, got {entropic_scale}")
         self.entropic_scale = entropic_scale
 
     @property

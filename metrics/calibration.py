@@ -16,9 +16,7 @@ def expected_calibration_error(probabilities, labels, bins=15):
     Confidence is the largest probability; equal-width bins are (lo, hi], so a confidence of 1 is counted
     (Guo et al., arXiv 1706.04599, section 2; DisMax uses the same bins).
     """
-    probabilities, labels = checked_labels(probabilities, labels)
-    if probabilities.min() < 0 or probabilities.max() > 1 + 1e-6:
-        raise ValueError("probabilities must lie in [0, 1]: pass softmax(logits), not logits")
+    probabilities, labels = checked_probabilities(probabilities, labels)
     return float(binned_gap(probabilities.max(1), probabilities.argmax(1) == labels, bins))
 
 
@@ -47,7 +45,7 @@ def log_losses(logits, labels):
 
 def brier_score(probabilities, labels):
     """Mean over samples of Σ over classes of (probability − one-hot)², in [0, 2]."""
-    probabilities, labels = checked_labels(probabilities, labels)
+    probabilities, labels = checked_probabilities(probabilities, labels)
     own = probabilities[np.arange(len(labels)), labels]
     return float(np.mean(np.square(probabilities).sum(1) - 2 * own + 1))
 
@@ -118,6 +116,14 @@ def cross_fitted_logits(logits, labels, objective="nll"):
 def probabilities_of(logits, temperature=1.0):
     """softmax(logits / temperature) in float64: (n, C) → (n, C)."""
     return softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1)
+
+
+def checked_probabilities(probabilities, labels):
+    """As `checked_labels`, and ValueError when a value is outside [0, 1]."""
+    probabilities, labels = checked_labels(probabilities, labels)
+    if probabilities.min() < 0 or probabilities.max() > 1 + 1e-6:
+        raise ValueError("probabilities must lie in [0, 1]: pass softmax(logits), not logits")
+    return probabilities, labels
 
 
 def checked_labels(values, labels):

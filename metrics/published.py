@@ -11,7 +11,7 @@ import numpy as np
 from scipy.integrate import trapezoid
 from scipy.optimize import minimize
 
-from .calibration import TEMPERATURES, binned_gap, checked_labels, log_losses
+from .calibration import TEMPERATURES, binned_gap, checked_labels, checked_probabilities, log_losses
 from .detection import checked_scores
 
 
@@ -71,9 +71,10 @@ def published_detection_metrics(id_scores, ood_scores):
 
 def published_calibration_error(probabilities, labels, bins=15):
     """SDDE's expected calibration error: bins are [lo, hi), so samples with a confidence of exactly 1, which are common
-    in float32, are not counted. A fraction of the counted samples; 0 if there are none."""
-    probabilities = np.asarray(probabilities)
-    confidence, correct = probabilities.max(1).astype(np.float64), probabilities.argmax(1) == np.asarray(labels)
+    in float32, are not counted. A fraction of the counted samples; 0 if none of them counts. Takes probabilities (n, C)
+    and labels (n); ValueError as `metrics.calibration`'s."""
+    probabilities, labels = checked_probabilities(probabilities, labels)
+    confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
     counted = confidence < 1
     index = np.searchsorted(np.linspace(0, 1, bins + 1), confidence[counted], side="right") - 1
     gap = np.bincount(index, confidence[counted] - correct[counted], bins)

@@ -75,6 +75,14 @@ def test_the_discriminator_learns_what_two_members_share():
     assert accuracies[0] > 0.8 > 0.65 > accuracies[1]
 
 
+def test_dice_compiles_as_one_graph():
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    loss, features = DiceDiversityLoss(DiceDiscriminator(5, 3)), [torch.randn(4, 3) for _ in range(3)]
+    compiled = torch.compile(lambda f, y: loss(features=f, labels=y), fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(features, LABELS), loss(features=features, labels=LABELS))
+
+
 def test_the_discriminator_refuses_unequal_classes():
     discriminator = DiceDiscriminator(5, 3)
     features = [torch.randn(4, 3)] * 2
@@ -83,3 +91,5 @@ def test_the_discriminator_refuses_unequal_classes():
     for labels in (LABELS, torch.tensor([0, 0, 0, 1])):
         with pytest.raises(ValueError, match="every class of a batch equally often, twice or more"):
             discriminator.loss(features, labels)
+    with pytest.raises(ValueError, match="two members or more, got those of 1"):
+        discriminator.loss(features[:1], torch.tensor([0, 3, 0, 3]))

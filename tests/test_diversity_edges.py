@@ -91,6 +91,7 @@ def test_small_logits_are_the_smaller_half():
     (lambda: OEDiversityLoss()(logits=torch.zeros(3, 0, 5)), "not empty"),
     (lambda: OEDiversityLoss()(logits=torch.zeros(3, 5)), r"\(N, B, L\)"),
     (lambda: DiceDiversityLoss(None)(labels=LABELS), "needs features="),
+    (lambda: DiceDiversityLoss(None)(labels=LABELS[:0], features=[torch.zeros(0, 3)] * 2), "at least one sample"),
     (lambda: InputGradientDiversityLoss("gt")(images=torch.ones(3, 4, 1), logits=golden_logits(), labels=LABELS),
      "requiring gradients"),
 ])

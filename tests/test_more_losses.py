@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from losses import LOSSES
+from losses import LOSSES, DisMaxLossFirstPart, DisMaxLossSecondPart
 from losses.calibration import SCORES
 
 
@@ -28,3 +28,18 @@ def test_a_head_of_one_class_is_certain(name):
                 "energy": value}
     for head.score_type in SCORES:
         assert torch.allclose(head.scores(logits), torch.as_tensor(expected[head.score_type], dtype=torch.float32))
+
+
+@pytest.mark.parametrize("rows, count", [(2, 3), (3, 2), (2, 1), (4, 5)])
+def test_another_number_of_targets_than_of_rows_is_refused(rows, count):
+    """Broadcasting and indexing would hide a missing or surplus target."""
+    head = DisMaxLossFirstPart(4, 3)
+    second = DisMaxLossSecondPart(head, regularization="fpr")
+    targets = torch.arange(count) % 3
+    logits = head(torch.randn(rows, 4))
+    for call in (lambda: second(logits, targets), lambda: second.partial_loss(logits, *second.split_targets(targets))):
+        with pytest.raises(ValueError, match=rf"one target per row of logits .*\({count},.* logits \({rows}, 3\)"):
+            call()
+    for criterion in (second, DisMaxLossSecondPart(head)):
+        with pytest.raises(ValueError, match=f"one target per input is needed, got {rows} inputs and {count} targets"):
+            criterion.preprocess(torch.randn(rows, 3, 4, 4), targets)

@@ -229,12 +229,26 @@ def test_ambiguous_or_none_is_refused_with_the_candidates(name, message):
     (lambda model: attach(model, "dismax", layer="1"), "no linear layer"),
     (lambda model: attach(model, "dismax", num_classes=0), "at least 1"),
     (lambda model: attach(nn.DataParallel(model), "dismax"), "before it is wrapped by DataParallel"),
+    (lambda model: attach(model, "dismax_fpr", alpha=-1.0), "alpha must be a number of at least 0, got -1"),
+    (lambda model: attach(model, "dismax", alpha=float("nan")), "alpha must be a number of at least 0, got nan"),
+    (lambda model: attach(model, "isomax", entropic_scale=0.0), "entropic_scale must be a number above 0, got 0"),
+    (lambda model: attach(model, "isomaxplus", entropic_scale=float("inf")), "entropic_scale must be .* got inf"),
 ])
 def test_bad_arguments_change_nothing(call, message):
     model = nn.Sequential(nn.Linear(8, 3), nn.ReLU())
     with pytest.raises(ValueError, match=message):
         call(model)
     assert not heads(model)
+
+
+def test_a_lazy_layer_needs_a_batch_first_and_a_model_is_a_module():
+    model = nn.Sequential(nn.LazyLinear(6), nn.ReLU(), nn.LazyLinear(3))
+    with pytest.raises(ValueError, match="the layer 2 is lazy and does not know its number of features yet"):
+        attach(model, "dismax")
+    model(torch.randn(4, 8))
+    assert attach(model, "dismax").model_classifier.num_features == 6
+    with pytest.raises(TypeError, match="model must be an nn.Module, got 'resnet18'"):
+        attach("resnet18", "dismax")
 
 
 def test_the_mistake_that_attach_prevents_is_noticed_with_it_too():

@@ -32,7 +32,7 @@ class DiversityLoss:
             images: (N, B, …), the same tensor that the members were given, requiring gradients.
             labels: (B) classes of any integer type, the same for all members.
             logits: (N, B, L), or a list of N (B, L). Not empty.
-            features: list of N (B, D).
+            features: list of N (B, D). Not empty.
             feature_maps: list of N (B, C, H, W), or one tensor (N, B, C, H, W), from which the logits were computed.
 
         ValueError if an argument that the loss needs is missing or has another shape. TypeError for a subclass
@@ -73,6 +73,8 @@ class DiversityLoss:
         if len({tuple(f.shape) for f in features}) > 1:
             raise self.needs_error("features of one shape (B, D) for every member, got "
                                    f"{', '.join(str(tuple(f.shape)) for f in features)}")
+        if not features[0].numel():
+            raise self.needs_error(f"features of at least one sample, got {tuple(features[0].shape)}")
         return [in_float32(f) for f in features]
 
     def checked_length(self, labels: Tensor | None, size: int) -> Tensor:

@@ -1,6 +1,7 @@
 """DICE (Ramé & Cord 2021): given the class, the features of two members should be independent."""
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -43,13 +44,15 @@ class DiceDiscriminator(nn.Module):
         It compares, for each pair of members, features of the same image with those of the next image of the class.
 
         Args:
-            features: list of N (B, D); the gradient does not reach them.
+            features: list of N ≥ 2 (B, D), else ValueError; the gradient does not reach them.
             labels: (B), each class equally often, K ≥ 2 times, else ValueError. That is looked at where looking costs
                 nothing, on a CPU; elsewhere the loss is NaN when a class is there only once.
 
         Returns:
             (loss, accuracy), 0-dim tensors; a discriminator that guesses has the loss ln 2.
         """
+        if len(features) < 2:
+            raise ValueError(f"DICE compares the features of two members or more, got those of {len(features)}")
         features = [in_float32(f.detach()) for f in features]
         nexts = next_of_class(labels)
         first, second, pair_labels = pairs(features, features, labels)
@@ -98,7 +101,7 @@ def pairs(
     features: Sequence[Tensor], others: Sequence[Tensor], labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """features of i, others of j, for all i < j in one batch, and their labels: (P·B, D), (P·B, D), (P·B)."""
-    i, j = torch.triu_indices(len(features), len(features), 1).tolist()
+    i, j = zip(*itertools.combinations(range(len(features)), 2))
     return torch.cat([features[k] for k in i]), torch.cat([others[k] for k in j]), labels.repeat(len(i))
 
 

@@ -21,7 +21,10 @@ def cosine(s: Tensor, normalize: bool = True) -> Tensor:
 
 
 def neglogdet(s: Tensor) -> Tensor:
-    """−mean over samples of log det(S Sᵀ + 1e-5·I), S the N unit vectors; in [0, about 11.5·(N−1)]."""
+    """−mean over samples of log det(S Sᵀ + 1e-5·I), S the N unit vectors; in [0, about 11.5·(N−1)].
+
+    A vector of zeros, for instance a dead map, counts as if it were alike to all others: each adds 11.5.
+    """
     s = flat(s).movedim(0, 1)  # (B, N, D)
     gram = s @ s.mT + 1e-5 * torch.eye(s.shape[1], dtype=s.dtype, device=s.device)  # (B, N, N)
     return -torch.logdet(gram).mean()
