@@ -72,6 +72,8 @@ def test_a_record_that_would_fill_the_memory_is_refused(results_dir):
     check_record(config)
     with pytest.raises(ValueError, match="no number of pixels"):
         check_record({**config, "images": {**config["images"], "shorter_side": 100_000}})
+    with pytest.raises(ValueError, match="num_classes is more than 1,000,000"):
+        check_record({**config, "num_classes": 10**400})
 
 
 def test_make_refuses_what_it_takes_for_a_variable(tmp_path):
