@@ -20,11 +20,15 @@ OOD sets that are not prepared are named and left out. Once they are prepared, t
 network runs only on them. On a CPU, evaluating a network for 32×32 images takes minutes, and a LeNet seconds. If one of
 several runs cannot be evaluated, it is named, the others are evaluated, and the exit status is 1.
 """
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python -P does not
+
 import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its settings when it is loaded
 
 import argparse
 import contextlib
-import sys
 from itertools import zip_longest
 from pathlib import Path
 
@@ -123,7 +127,7 @@ def parse_arguments():
     if not args.runs and args.pretrained is None and args.weights is None:
         parser.error("name a RUN, or use --pretrained or --weights")
     detectors.check_detectors(args.detectors)
-    names = [name for name, _ in args.ood]
+    names = [name.lower() for name, _ in args.ood]  # some file systems have one case
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"--ood has the name {twice[0]} twice: each folder needs a name of its own")
     return args

@@ -85,6 +85,7 @@ def to_rgb(image, image_format=None):
     16-bit grayscale is scaled to 8 bits. Transparent pixels are shown on white. ValueError for numbers whose range
     cannot be known.
     """
+    _scale_transparency(image)
     image.load()
     image_format = image_format or image.format
     if image.mode[0] in "IF" and image_format == "TIFF":
@@ -102,6 +103,16 @@ def to_rgb(image, image_format=None):
         rgb = image if image.mode == "RGB" else image.convert("RGB")
     transpose = UPRIGHT.get(_orientation(image))
     return rgb.transpose(transpose) if transpose is not None else rgb
+
+
+def _scale_transparency(image):
+    """Give the transparent gray of a PNG of 2 or 4 bits the 8 bits that Pillow gives its pixels. Not yet loaded."""
+    if image.format == "PNG" and "transparency" in image.info and image.tile:
+        bits = image.tile[0][3]
+        if bits == "RGB;16B":  # colors that differ in the lower bits only would be transparent, too
+            raise ValueError("it is a PNG of 16 bits a channel with a transparent color, and which pixels have it "
+                             "cannot be known")
+        image.info["transparency"] = image.info["transparency"] * {"L;2": 85, "L;4": 17}.get(bits, 1)
 
 
 def _refuse_other_whites(tags):

@@ -2,7 +2,6 @@
 import csv
 import hashlib
 import io
-import math
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from utils.recipe import is_a
 WANTED = {"run": dict, "method": dict, "recipe": dict, "overrides": dict, "sessions": list, "best_epoch": int,
           "parameters": int}
 OWN_SCORE = "own score"  # of scores from files
+HUGE = 2 ** 63  # JSON has larger numbers, and no table can show them
 NULLABLE = ("best_accuracy", "last_accuracy", "train_seconds", "wall_clock_seconds")
 
 
@@ -179,12 +179,12 @@ def _foreign(config):
             return f"{entry} is missing or of another type"
     for entry in NULLABLE:
         if entry not in config or not (
-                config[entry] is None or is_a(config[entry], float) and math.isfinite(config[entry])):
+                config[entry] is None or is_a(config[entry], float) and abs(config[entry]) < HUGE):
             return f"{entry} is missing or no number"
     run, sessions = config["run"], config["sessions"]
     if not (all(is_a(run.get(name), str) for name in ("dataset", "model", "method")) and is_a(run.get("seed"), int)):
         return "run does not say dataset, model, method and seed"
-    if not all(is_a(count, int) and count > 0 for count in (
+    if not all(is_a(count, int) and 0 < count < HUGE for count in (
             config["recipe"].get("epochs"), config["method"].get("members"), config["parameters"])):
         return "the epochs of its recipe, the members of its method or its parameters are missing or not positive"
     if any(config[entry] is not None and config[entry] < 0 for entry in NULLABLE):
@@ -209,7 +209,7 @@ def _log(folder, config):
     except (ValueError, IndexError, csv.Error) as error:
         raise UserError(f"log.csv is damaged ({error})") from error
     epochs, best = config["recipe"]["epochs"], config["best_epoch"]
-    if [row.get("epoch") for row in rows] != list(range(1, epochs + 1)):
+    if len(rows) != epochs or any(row.get("epoch") != k for k, row in enumerate(rows, 1)):
         raise UserError(f"log.csv has {len(rows)} epochs, config.json {epochs}: it was not trained to its end")
     accuracies = [row.get("selection_acc", -1) for row in rows]
     if not all(0 <= accuracy <= 1 for accuracy in accuracies):

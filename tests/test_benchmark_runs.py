@@ -227,6 +227,7 @@ def test_a_case_takes_the_recipes_batch_on_a_gpu():
 @pytest.mark.parametrize(("given", "policy", "threads"), [
     ({}, "PASSIVE", "None"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE", "None"),
     ({"MAKEFLAGS": " -j10000 --jobserver-auth=3,4"}, "PASSIVE", "1"), ({"MAKEFLAGS": "-j1"}, "PASSIVE", "all"),
+    ({"MAKEFLAGS": "-j0"}, "PASSIVE", "None"),
     ({"MAKEFLAGS": "k -- SEEDS=1"}, "PASSIVE", "None"),
     ({"MAKEFLAGS": "-j10000", "OMP_NUM_THREADS": "3"}, "PASSIVE", "3")])
 def test_threads_wait_without_spinning_and_jobs_share_the_cores(monkeypatch, given, policy, threads):

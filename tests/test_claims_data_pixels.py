@@ -2,6 +2,8 @@
 import contextlib
 import errno
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -20,7 +22,32 @@ def gray(image, *format):
     return np.asarray(decode.to_rgb(image, *format))[0].tolist()
 
 
+def png(bits, color, row, transparent):
+    """The bytes of a PNG of one row."""
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    width = 8 * len(row) // (bits * (3 if color else 1))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, bits, color, 0, 0, 0)) + chunk(
+        b"tRNS", transparent) + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+
+
 # ---- decoding ----
+
+@pytest.mark.parametrize(("bits", "row", "transparent", "shown"), [
+    (4, b"\x05\xaf", 5, [0, 255, 170, 255]), (2, b"\x1b", 1, [0, 255, 170, 255]), (1, b"\x0f", 0, [255] * 8),
+    (8, b"\0\x05\x55", 5, [0, 255, 85])])
+def test_the_transparent_gray_of_a_png_counts_in_its_own_bits(bits, row, transparent, shown):
+    image, _ = decode.read_rgb(png(bits, 0, row, struct.pack(">H", transparent)))
+    assert np.asarray(image)[0, :, 0].tolist() == shown
+
+
+def test_a_transparent_color_of_16_bits_is_refused():
+    with pytest.raises(decode.UnreadableImage, match="16 bits a channel with a transparent color"):
+        decode.read_rgb(png(16, 2, struct.pack(">6H", 1, 2, 3, 257, 514, 771), struct.pack(">3H", 1, 2, 3)))
+    image, _ = decode.read_rgb(png(8, 2, b"\1\2\3\4\5\6", struct.pack(">3H", 1, 2, 3)))
+    assert np.asarray(image)[0].tolist() == [[255] * 3, [4, 5, 6]]
+
 
 def test_an_image_may_have_as_many_pixels_as_the_limit(monkeypatch):
     assert decode.MAX_PIXELS == Image.MAX_IMAGE_PIXELS and decode.LARGE_IMAGE == 2**24

@@ -76,7 +76,8 @@ def test_the_exit_status_says_whether_all_is_there(command):
     (("svhn", "--mirror", "/no/such"), "^the mirror /no/such is not a folder$"),
     (("--folder", "x"), "^--folder x: write NAME=DIR, for instance flowers=/mnt/flowers$"),
     (("--folder", "x="), "^--folder x=: write NAME=DIR"),
-    (("--folder", "x=a", "--folder", "y=a", "--folder", "y=b"), "^--folder has the name y twice: each set needs a")])
+    (("--folder", "x=a", "--folder", "y=a", "--folder", "y=b"), "^--folder has the name y twice: each set needs a"),
+    (("--folder", "x=a", "--folder", "X=b"), "^--folder has the name x twice: each set needs a")])
 def test_words_that_are_refused(command, words, said):
     with pytest.raises(UserError, match=said):
         command(*words)

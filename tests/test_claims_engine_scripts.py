@@ -76,6 +76,8 @@ def test_evaluates_help_keeps_its_lines(monkeypatch, capsys):
 def test_ood_folders_and_detectors_are_checked(monkeypatch):
     with pytest.raises(UserError, match="--ood has the name b twice: each folder"):
         arguments(monkeypatch, evaluate, "R", "--ood", "c=1", "b=1", "a=2", "b=3")
+    with pytest.raises(UserError, match="--ood has the name x twice"):  # one file on disks that ignore case
+        arguments(monkeypatch, evaluate, "R", "--ood", "x=1", "X=2")
     with pytest.raises(UserError, match="unknown detector 'x'"):
         arguments(monkeypatch, evaluate, "R", "--detectors", "x")
 

@@ -1,18 +1,21 @@
 """An exported folder answers as its run does: detect.py on it, the ONNX graph and the torch.export program."""
 import json
 import stat
+import subprocess
+import sys
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from conftest import run_like, script
+from conftest import ROOT, run_like, script
 from PIL import Image
 
 from engine.build import build_model
 from engine.detection import Detector, calibrate
 from engine.exported import DetectorGraph, compared, write_onnx, write_program
 from utils.io import UserError
+from utils.lock import locked
 
 RUN = "digits/lenet/dismax_fpr/seed1"
 
@@ -86,6 +89,20 @@ def test_the_card_quotes_the_metrics(results_dir, exported):
 def test_a_run_is_not_overwritten_by_an_export(results_dir):
     done = script("export.py", results_dir / RUN, results_dir / RUN, check=False)
     assert done.returncode == 1 and "choose another folder" in done.stderr
+
+
+def test_an_export_waits_for_another_to_the_same_place_and_looks_again(results_dir, tmp_path):
+    """Two at once would mix their files; what the other one left may be no place to write to."""
+    words = [sys.executable, ROOT / "export.py", results_dir / RUN, tmp_path / "x"]
+    with locked(tmp_path):
+        waiting = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(timeout=20)
+        assert not list(tmp_path.iterdir())
+        (tmp_path / "x").mkdir()
+        (tmp_path / "x/mine.txt").touch()
+    assert "holds other files, which stay as they are" in waiting.communicate(timeout=300)[1]
+    assert [path.name for path in tmp_path.rglob("*")] == ["x", "mine.txt"]
 
 
 class BrightOrNot:

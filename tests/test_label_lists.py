@@ -127,6 +127,7 @@ def test_prepare_evaluate_and_detect_leave_them_out(tmp_path, odd_tree, results_
 
 @pytest.mark.parametrize("lines", [
     "a.png golden retriever\nb.png golden eagle\nc.png cat\n", "a.png,4,x\nb.png,4,y\nc.png,4,z\n",
+    "a.png 4 1 62\nb.png 0 1 62\nc.png 4 1 62\n",
     "a.png,cat, black\nb.png,cat, white\nc.png,dog\n"])
 def test_several_words_of_which_any_may_be_the_class_are_refused(tmp_path, lines):
     with pytest.raises(UserError, match="several words or numbers after a.png"):
@@ -136,6 +137,27 @@ def test_several_words_of_which_any_may_be_the_class_are_refused(tmp_path, lines
 def test_quotes_hold_a_name_together_and_words_after_a_wnid_or_numbers_are_passed_over(tmp_path):
     lines = '"a.png","golden, eagle"\nb.png n01440764 tench, Tinca tinca\nc.png\tcat\t0\t0\t62\n'
     assert found(tmp_path, lines) == {"a.png": "golden, eagle", "b.png": "n01440764", "c.png": "cat"}
+
+
+@pytest.mark.parametrize("lines", [
+    'a.png "golden eagle"\nb.png  "cat"\nc.png cat\n', "a.png,golden eagle,\nb.png,cat,,\nc.png,cat, \n",
+    "a.png\tgolden eagle\nb.png\tcat\nc.png\tcat\n" + "x" * 200_000])
+def test_quotes_between_spaces_empty_columns_and_endless_lines(tmp_path, lines):
+    assert found(tmp_path, lines) == {"a.png": "golden eagle", "b.png": "cat", "c.png": "cat"}
+
+
+def test_quotes_and_separators_after_a_class_0_do_not_hide_it(tmp_path):
+    assert found(tmp_path, 'z.png,"0";\na.png,1\nb.png,2\nc.png,1\n', classes=WNIDS)["b.png"] == WNIDS[2]
+
+
+def test_an_empty_class_is_none(tmp_path):
+    with pytest.raises(UserError, match="has no label for 1 of the 3 images"):
+        found(tmp_path, "a.png,,4\nb.png,cat\nc.png,cat\n")
+
+
+def test_two_names_of_one_number_are_refused(tmp_path):
+    with pytest.raises(UserError, match="called by other numbers"):
+        found(tmp_path, "a.png 001\nb.png 2\nc.png 2\n", classes=["01", "1", "2"])
 
 
 def test_a_class_a_line_may_have_words(tmp_path):

@@ -80,6 +80,7 @@ def test_names_of_a_plugin_are_listed_where_a_name_is_unknown(tmp_path, data_dir
     ("x = 1\ndef (", "broken.py, line 2: SyntaxError"), ("raise SystemExit(3)", "broken.py, line 1: SystemExit"),
     ("from recipes import METHODS\nMETHODS['mine'] = 3", "'mine' is registered as a int, expected a Method"),
     ("from recipes import METHODS\nMETHODS['../x'] = METHODS['softmax']", "'../x' cannot be a name"),
+    ("from recipes import NETWORKS\nNETWORKS['mine'] = 3", "'mine' is registered as a int, expected a Network"),
     ("import recipes, utils.recipe as r\nrecipes.NETWORKS['lenet'] = r.Network('', 'nowhere:Nothing')",
      "'nowhere:Nothing' of the registry is no module:class"),
     ("import recipes, torch, utils.recipe as r\nrecipes.NETWORKS['lenet'] = r.Network('', lambda *a: torch.nn.ReLU())",

@@ -1,5 +1,7 @@
 """Other locales, network disks, read-only folders, names that other programs take for more than names."""
 import os
+import shutil
+import signal
 import subprocess
 import sys
 
@@ -70,12 +72,34 @@ def test_a_record_that_would_fill_the_memory_is_refused(results_dir):
     check_record(config)
     with pytest.raises(ValueError, match="no number of pixels"):
         check_record({**config, "images": {**config["images"], "shorter_side": 100_000}})
+    with pytest.raises(ValueError, match="num_classes is more than 1,000,000"):
+        check_record({**config, "num_classes": 10**400})
 
 
 def test_make_refuses_what_it_takes_for_a_variable(tmp_path):
     done = subprocess.run(["make", "-n", f"PY={sys.executable}", "DATASET=digits", f"RESULTS={tmp_path}/a=b", "runs"],
                           cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "DATA and RESULTS must not contain" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "detect", "analyze", "export", "recipes"])
+def test_a_script_finds_its_packages_when_python_does_not_look_beside_it(tmp_path, name):
+    (tmp_path / "utils").mkdir()
+    for module in ("threads", "recipe"):  # the first of ours that a script imports
+        (tmp_path / f"utils/{module}.py").write_text("raise SystemExit(7)")
+    shutil.copy(ROOT / f"{name}.py", tmp_path)
+    done = subprocess.run([sys.executable, "-I", tmp_path / f"{name}.py"], cwd="/", capture_output=True, text=True)
+    assert done.returncode == 7, done.stderr
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "detect", "analyze", "export"])
+def test_ctrl_c_during_the_imports_ends_a_script_without_a_traceback(tmp_path, name):
+    (tmp_path / f"{name}.py").write_text(f"import sys, signal\nsys.path.insert(0, {str(ROOT)!r})\n"
+                                         "import utils.threads\n"
+                                         "print(signal.getsignal(signal.SIGINT) is signal.SIG_DFL)")
+    done = subprocess.run([sys.executable, tmp_path / f"{name}.py"], capture_output=True, text=True,
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    assert done.stdout == "True\n", done.stderr
 
 
 # ---- names of score files ----

@@ -4,6 +4,7 @@ from utils.recipe import is_a
 METHOD = {"head": str, "members": int, "diversity": str, "outliers": str}
 IMAGES = {"size": int, "shorter_side": int}
 LARGEST_SIDE = 4096  # pixels; more would fill the memory
+MOST = 1_000_000  # classes or members; no tensor has the size of larger numbers
 
 
 def check_record(config):
@@ -13,6 +14,8 @@ def check_record(config):
     _check("method.", config["method"], METHOD)
     if config["method"]["members"] < 1 or config["num_classes"] < 1:
         raise ValueError("method.members or num_classes is less than 1")
+    if max(config["method"]["members"], config["num_classes"]) > MOST:
+        raise ValueError(f"method.members or num_classes is more than {MOST:,}")
     overrides = config.get("overrides", {})
     _check("overrides.", overrides, dict.fromkeys(overrides if is_a(overrides, dict) else (), dict))
     if not all({"used", "published"} <= set(change) for change in overrides.values()):

@@ -9,8 +9,9 @@ import signal
 import sys
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-SCRIPTS = ("train.py", "evaluate.py", "detect.py", "analyze.py", "prepare.py", "openood.py", "corruptions.py")
-jobs = re.search(r"(?:^|\s)-j(\d+)", os.environ.get("MAKEFLAGS", ""))
+SCRIPTS = ("train.py", "evaluate.py", "detect.py", "analyze.py", "export.py", "prepare.py", "openood.py",
+           "corruptions.py")
+jobs = re.search(r"(?:^|\s)-j([1-9]\d{0,8})", os.environ.get("MAKEFLAGS", ""))
 if jobs and "OMP_NUM_THREADS" not in os.environ:
     os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // int(jobs[1]))
                                         if hasattr(os, "sched_getaffinity") else 1)
