@@ -25,16 +25,12 @@ The command writes these tables to <results-dir>/tables/ as CSV (tidy), Markdown
   runs                             one row per run: device, seconds, versions, accuracies (CSV only)
 Runs with damaged, incomplete or contradictory files are left out and named.
 """
-import os
-import sys
-
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python -P does not
-
 import utils.threads  # noqa: F401, I001  Ctrl-C while the rest is imported
 
 import argparse
 import gc
 import re
+import sys
 from pathlib import Path
 
 from recipes import DATASETS

@@ -14,17 +14,14 @@ Folders are searched for images, and "-" reads file names from standard input, o
 according to their EXIF orientation. If an image cannot be read, its name goes to standard error, the other images are
 processed, and the exit status is 1.
 """
-import os
-import sys
-
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python -P does not
-
 import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its settings when it is loaded
 
 import argparse
 import csv
 import json
 import math
+import os
+import sys
 from pathlib import Path
 
 import numpy as np

@@ -20,15 +20,11 @@ OOD sets that are not prepared are named and left out. Once they are prepared, t
 network runs only on them. On a CPU, evaluating a network for 32×32 images takes minutes, and a LeNet seconds. If one of
 several runs cannot be evaluated, it is named, the others are evaluated, and the exit status is 1.
 """
-import os
-import sys
-
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python -P does not
-
 import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its settings when it is loaded
 
 import argparse
 import contextlib
+import sys
 from itertools import zip_longest
 from pathlib import Path
 

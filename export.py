@@ -8,15 +8,11 @@ and thresholds) and README.md (the model card). --onnx adds model.onnx, and --to
 are uint8 images (N, 3 or 1, H, W), and their outputs are logits, probability, score and in_distribution (at the reject
 rate). Both are compared with PyTorch before anything is written. The run must be evaluated.
 """
-import os
-import sys
-
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python -P does not
-
 import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its settings when it is loaded
 
 import argparse
 import math
+import os
 import shutil
 from pathlib import Path
 

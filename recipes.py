@@ -7,13 +7,11 @@ Each method and network is registered here once; another file implements it. tra
 Slurm read this registry. A plugin can add entries (`train.py --plugin my.py`). This file needs only Python's standard
 library.
 
-If a flag changes a recipe, config.json records it as an override, and no paper's row has the run.
+If a flag changes a recipe, config.json records the change as an override, and analyze.py never puts the run into a
+paper's row.
 """
 import argparse
-import sys
 from dataclasses import replace
-
-sys.path.insert(0, __file__.rpartition("/")[0])  # python -P does not
 
 from utils.recipe import Block, Diversity, Head, Method, Network, Recipe, check_entries
 from utils.script import run_script

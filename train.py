@@ -11,11 +11,6 @@ at any moment, even with kill -9. The same command continues; on a CPU the resul
 run is not repeated. With torchrun, the ranks share each batch and the statistics of batch normalization (BN): up to
 rounding, the result does not depend on the number of ranks.
 """
-import os
-import sys
-
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python -P does not
-
 import utils.threads  # noqa: F401, I001  before torch: OpenMP reads its settings when it is loaded
 
 import contextlib
@@ -23,6 +18,7 @@ import dataclasses
 import hashlib
 import math
 import statistics
+import sys
 import time
 from dataclasses import dataclass, field
 

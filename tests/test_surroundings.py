@@ -1,6 +1,5 @@
 """Other locales, network disks, read-only folders, names that other programs take for more than names."""
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -80,16 +79,6 @@ def test_make_refuses_what_it_takes_for_a_variable(tmp_path):
     done = subprocess.run(["make", "-n", f"PY={sys.executable}", "DATASET=digits", f"RESULTS={tmp_path}/a=b", "runs"],
                           cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "DATA and RESULTS must not contain" in done.stderr
-
-
-@pytest.mark.parametrize("name", ["train", "evaluate", "detect", "analyze", "export", "recipes"])
-def test_a_script_finds_its_packages_when_python_does_not_look_beside_it(tmp_path, name):
-    (tmp_path / "utils").mkdir()
-    for module in ("threads", "recipe"):  # the first of ours that a script imports
-        (tmp_path / f"utils/{module}.py").write_text("raise SystemExit(7)")
-    shutil.copy(ROOT / f"{name}.py", tmp_path)
-    done = subprocess.run([sys.executable, "-I", tmp_path / f"{name}.py"], cwd="/", capture_output=True, text=True)
-    assert done.returncode == 7, done.stderr
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "detect", "analyze", "export"])
