@@ -36,6 +36,8 @@ def _problem(content):
             return f"the record of {split} is invalid"
         if not isinstance(record.get("source", ""), str):
             return f"the source of {split} is invalid"
+        if not isinstance(record.get("verified", False), bool):
+            return f"the entry verified of {split} is invalid"
         numbers = [record.get(key, 0) for key in ("images", "also_in_train")]
         if not all(isinstance(number, int) for number in numbers) or not isinstance(record.get("left_out", []), list):
             return f"the record of {split} has no number of images"

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from utils import run_dir
 from utils.io import UserError, read_file, system_error
 from utils.recipe import is_a
+from utils.run_record import is_override
 
 # what config.json of a finished run must hold: entry → the type of its value; those that may also be null
 WANTED = {"run": dict, "method": dict, "recipe": dict, "overrides": dict, "sessions": list, "best_epoch": int,
@@ -191,7 +192,7 @@ def _foreign(config):
         return "a time or an accuracy is negative"
     if not (sessions and all(is_a(session, dict) and is_a(session.get("device"), str) for session in sessions)):
         return "its sessions do not say on which device"
-    if not all(is_a(change, dict) and {"used", "published"} <= set(change) for change in config["overrides"].values()):
+    if not all(map(is_override, config["overrides"].values())):
         return "an override does not say what is published and what was used"
     return ""
 

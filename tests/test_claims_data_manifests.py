@@ -65,6 +65,8 @@ def test_own_sets_become_known_and_damaged_or_official_ones_do_not(tmp_path):
     ({"splits": {"test": 1}}, "the record of test is invalid"),
     ({"splits": {"test": {"files": []}}}, "the record of test is invalid"),
     ({"splits": {"test": {"source": 1}}}, "the source of test is invalid"),
+    ({"splits": {"test": {"verified": "yes"}}}, "the entry verified of test is invalid"),
+    ({"splits": {"test": {"verified": None}}}, "the entry verified of test is invalid"),
     ({"splits": {"test": {"images": "1"}}}, "the record of test has no number of images"),
     ({"splits": {"test": {"also_in_train": "1"}}}, "the record of test has no number of images"),
     ({"splits": {"test": {"left_out": "a"}}}, "the record of test has no number of images"),

@@ -33,6 +33,8 @@ RECORD = {"run": {"dataset": "d", "model": "m", "method": "x", "seed": 1}, "num_
     ({"overrides": []}, "^overrides is no object"),
     ({"overrides": {"lr": 1}}, "^overrides.lr is missing"),
     ({"overrides": {"lr": {"used": 1}}}, "what is published and what was used"),
+    ({"overrides": {"lr": {"used": 1, "published": {"a": 1}}}}, "what is published and what was used"),
+    ({"overrides": {"lr": {"used": 1, "published": True}}}, "what is published and what was used"),
     ({"sha256": []}, "^sha256 is no object"), ({"sha256": {"a": 1}}, "^sha256.a is missing"),
     ({"data": 3}, "^data is no object"),
     ({"images": {"size": 3}}, "^images.shorter_side is missing"),
@@ -48,7 +50,7 @@ def test_a_record_that_is_none_is_refused_by_its_entry(changes, said):
 
 def test_a_whole_record_is_taken():
     run_record.check_record(RECORD)
-    run_record.check_record({**RECORD, "overrides": {"lr": {"used": 1, "published": 2}}, "sha256": {"a": "b"},
+    run_record.check_record({**RECORD, "overrides": {"lr": {"used": 1, "published": 2.5}}, "sha256": {"a": "b"},
                              "data": {"x": 1},
                              "images": {"size": 8, "shorter_side": 8, "class_names": ["a"]}})
     run_record.check_record({**RECORD, "images": {"size": 1, "shorter_side": 2, "class_names": None}})

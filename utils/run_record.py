@@ -18,13 +18,21 @@ def check_record(config):
         raise ValueError(f"method.members or num_classes is more than {MOST:,}")
     overrides = config.get("overrides", {})
     _check("overrides.", overrides, dict.fromkeys(overrides if is_a(overrides, dict) else (), dict))
-    if not all({"used", "published"} <= set(change) for change in overrides.values()):
+    if not all(map(is_override, overrides.values())):
         raise ValueError("an override does not say what is published and what was used")
     digests = config.get("sha256", {})
     _check("sha256.", digests, dict.fromkeys(digests if is_a(digests, dict) else (), str))
     _check("data.", config.get("data", {}), {})
     if "images" in config:
         _check_images(config["images"])
+
+
+def is_override(change):
+    """Whether an entry of `overrides` has the two values of a field of the recipe, which are of one type."""
+    if not is_a(change, dict) or not {"used", "published"} <= set(change):
+        return False
+    used, published = change["used"], change["published"]
+    return type(used) is type(published) or is_a(used, float) and is_a(published, float)
 
 
 def _check_images(images):
