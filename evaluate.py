@@ -125,7 +125,8 @@ def parse_arguments():
     detectors.check_detectors(args.detectors)
     names = [name.lower() for name, _ in args.ood]  # some file systems have one case
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"--ood has the name {twice[0]} twice: each folder needs a name of its own")
+        raise UserError(f"--ood has the name {twice[0]} twice: each folder needs a name of its own, and capitals do "
+                        "not count")
     return args
 
 

@@ -50,8 +50,11 @@ def main():
     if not 0 <= args.reject_rate <= 100:
         raise UserError(f"--reject-rate must be between 0 and 100 percent, got {args.reject_rate:g}")
     check_target(args.folder)
+    _, config = run_dir.load_run(args.run)
+    if not run_dir.is_finished(args.run):
+        raise UserError(f"{args.run} has no weights.pt: it is an export already, or not trained to its end")
     try:
-        rows = run_dir.read_metrics(args.run, run_dir.load_run(args.run)[1])
+        rows = run_dir.read_metrics(args.run, config)
     except FileNotFoundError:
         raise UserError(f"{args.run} has no metrics.csv: python evaluate.py {args.run}") from None
     with locked(args.folder.parent, wait=True):  # two exports to one folder would mix their files

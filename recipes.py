@@ -145,7 +145,7 @@ def add_dataset(name, size, mean, std):
 
 def method_of(name):
     """(name of the base method, Method) of a name of METHODS, or of base-members-diversity[-outliers] as `name_of`
-    writes it. ValueError when it is neither."""
+    writes it. ValueError when it is neither, UserError when a plugin's entry is none."""
     check_entries(METHODS, Method)
     check_entries(NETWORKS, Network)
     if name in METHODS:

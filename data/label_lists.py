@@ -18,7 +18,7 @@ LABEL_LISTS = ("val.txt", "val_map.txt", ANNOTATIONS, "labels.txt")  # a file na
 IN_ORDER = ("imagenet_2012_validation_synset_labels.txt", "synset_labels.txt")  # a class per line
 NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
 WNID = re.compile(r"n\d{8}")  # a name of ImageNet's classes
-CLASS_NUMBER, ANY_NUMBER = re.compile(r"[0-9]{1,9}"), re.compile(r"[-+]?[0-9.]+")
+CLASS_NUMBER, ANY_NUMBER = re.compile(r"[0-9]{1,9}"), re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", re.I)
 
 
 def labels_beside(root, paths, classes=()):

@@ -133,7 +133,8 @@ def prepared_folders(data_dir):
 def prepare_folders(args):
     names = [text.partition("=")[0].lower() for text in args.folder]  # some file systems have one case
     if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"--folder has the name {twice[0]} twice: each set needs a name of its own")
+        raise UserError(f"--folder has the name {twice[0]} twice: each set needs a name of its own, and capitals do "
+                        "not count")
     for text in args.folder:
         name, is_there, folder = text.partition("=")
         if not is_there or not folder:

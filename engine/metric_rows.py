@@ -65,9 +65,9 @@ def every_score(logits):
 def _one_an_image(name, scores, count):
     """Scores (n) of a function as an array. UserError when, of a plugin, they are something else."""
     if not isinstance(scores, torch.Tensor) or scores.shape != (count,) or not scores.isfinite().all():
-        shape = f"shape {tuple(scores.shape)}" if isinstance(scores, torch.Tensor) else f"a {type(scores).__name__}"
-        raise UserError(f"the score {name} must give {count} finite numbers for as many images, and gives {shape}, NaN "
-                        "or infinity")
+        found = f"a {type(scores).__name__}" if not isinstance(scores, torch.Tensor) else (
+            "NaN or infinity" if scores.shape == (count,) else f"a tensor of shape {tuple(scores.shape)}")
+        raise UserError(f"the score {name} must give {count} finite numbers for as many images, and gives {found}")
     return scores.double().numpy()
 
 

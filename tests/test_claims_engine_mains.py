@@ -219,6 +219,7 @@ def test_runs_and_images_are_both_needed(monkeypatch, readers):
 def test_an_export_replaces_an_earlier_one_as_a_whole(monkeypatch, tmp_path, capsys):
     given, target = [], tmp_path / "deep/out"
     monkeypatch.setattr(export.run_dir, "load_run", lambda folder: ("run", f"config of {folder}"))
+    monkeypatch.setattr(export.run_dir, "is_finished", lambda folder: True)
     monkeypatch.setattr(export.run_dir, "read_metrics", lambda *words: given.append(words) or ["row"])
 
     def write(args, rows, folder):

@@ -91,6 +91,13 @@ def test_a_run_is_not_overwritten_by_an_export(results_dir):
     assert done.returncode == 1 and "choose another folder" in done.stderr
 
 
+def test_an_export_is_no_run_to_export(tmp_path):
+    run = ROOT / "results/reference/cifar10/resnet20/dismax/seed1"
+    done = script("export.py", run, tmp_path / "x", check=False)
+    assert done.returncode == 1 and f"{run} has no weights.pt: it is an export already" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_export_waits_for_another_to_the_same_place_and_looks_again(results_dir, tmp_path):
     """Two at once would mix their files; what the other one left may be no place to write to."""
     words = [sys.executable, ROOT / "export.py", results_dir / RUN, tmp_path / "x"]

@@ -135,7 +135,7 @@ def test_several_words_of_which_any_may_be_the_class_are_refused(tmp_path, lines
 
 
 def test_quotes_hold_a_name_together_and_words_after_a_wnid_or_numbers_are_passed_over(tmp_path):
-    lines = '"a.png","golden, eagle"\nb.png n01440764 tench, Tinca tinca\nc.png\tcat\t0\t0\t62\n'
+    lines = '"a.png","golden, eagle"\nb.png n01440764 tench, Tinca tinca\nc.png\tcat\t0\t-.5\t6.2e-05\n'
     assert found(tmp_path, lines) == {"a.png": "golden, eagle", "b.png": "n01440764", "c.png": "cat"}
 
 

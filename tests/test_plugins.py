@@ -5,6 +5,10 @@ import pytest
 from conftest import script
 from PIL import Image
 
+import recipes
+from reporting import names
+from utils.io import UserError
+
 PLUGIN = '''
 import torch
 from torch import nn
@@ -94,14 +98,22 @@ def test_mistakes_of_a_plugin_are_sentences(tmp_path, data_dir, content, message
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("score", [lambda z: z, lambda z: z.sum(-1) * float("nan"), lambda z: 3])
-def test_a_score_that_is_no_number_an_image_is_refused(monkeypatch, score):
+@pytest.mark.parametrize(("score", "found"), [
+    (lambda z: z, "a tensor of shape \\(4, 3\\)"), (lambda z: z.sum(-1) * float("nan"), "NaN or infinity"),
+    (lambda z: 3, "a int")])
+def test_a_score_that_is_no_number_an_image_is_refused(monkeypatch, score, found):
     import numpy as np
 
     from engine.metric_rows import every_score
     from losses import calibration
-    from utils.io import UserError
 
     monkeypatch.setitem(calibration.SCORES, "mine", score)
-    with pytest.raises(UserError, match="the score mine must give 4 finite numbers"):
+    with pytest.raises(UserError, match=f"the score mine must give 4 finite numbers .* and gives {found}$"):
         every_score(np.zeros((4, 3), np.float32))
+
+
+@pytest.mark.parametrize("question", [recipes.score_of, names.is_known])
+def test_a_wrong_entry_of_a_plugin_is_named_and_does_not_make_the_other_methods_unknown(monkeypatch, question):
+    monkeypatch.setitem(recipes.NETWORKS, "mine", 3)
+    with pytest.raises(UserError, match="'mine' is registered as a int"):
+        question("dismax-5-gradcam")

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, get_args
 
+from utils.io import UserError
+
 
 @dataclass(frozen=True)
 class Head:
@@ -130,12 +132,12 @@ class Recipe:
 
 
 def check_entries(registry, kind):
-    """ValueError when an entry, of a plugin, is of another type, or has a name that cannot be one folder's."""
+    """UserError when an entry, of a plugin, is of another type, or has a name that cannot be one folder's."""
     for name, entry in registry.items():
         if not isinstance(entry, kind):
-            raise ValueError(f"{name!r} is registered as a {type(entry).__name__}, expected a {kind.__name__}")
+            raise UserError(f"{name!r} is registered as a {type(entry).__name__}, expected a {kind.__name__}")
         if not re.fullmatch(r"\w[\w.+-]*", name):
-            raise ValueError(f"{name!r} cannot be a name: use letters, digits, _, ., + and -")
+            raise UserError(f"{name!r} cannot be a name: use letters, digits, _, ., + and -")
 
 
 @dataclass(frozen=True)
