@@ -17,7 +17,7 @@ NASTY = "a|b`c <script>alert(1)</script> $x$ & _y_ *z* [l](m) \\ {q}\n# h \x1b[3
 
 def test_what_comes_from_files_is_escaped_in_every_form(tmp_path):
     """A device and an override with every special character: one row stays one row, and nothing becomes markup."""
-    ensemble(tmp_path, "de", 1, 0.9, overrides={"lr": {"published": 1, "used": NASTY}},
+    ensemble(tmp_path, "de", 1, 0.9, overrides={"initial": {"published": "random", "used": NASTY}},
              sessions=[{"device": NASTY, "torch": "0", "commit": "0"}])
     said = printed(tmp_path, "--report")
     assert "\x1b" not in said
