@@ -75,21 +75,21 @@ def loss_of(members, images, labels):
 
 
 def sdde_loss_of(members, images, labels, aux_images, aux_labels, weight):
-    """`loss_of` and, as published, the mean cosine of the standardised GradCAM maps: all forward passes on images that
-    ask for gradients, a backward pass of its own for each member's maps."""
+    """`loss_of` and then, as published, the mean cosine of the standardised GradCAM maps: all forward passes on images
+    that ask for gradients, a backward pass of its own for each member's maps."""
+    loss, logits = loss_of(members, images.clone().requires_grad_(), labels)  # first: it moves the BN statistics
     saliency = []
     for member, x in zip(members, torch.stack([aux_images] * len(members)).requires_grad_()):
         member.eval()
-        logits, _, stages = member(x, return_features=True)
+        z, _, stages = member(x, return_features=True)
         member.train()
         maps = stages[-2]
-        gradient, = torch.autograd.grad(logits.gather(1, aux_labels[:, None]).sum(), maps, create_graph=True)
+        gradient, = torch.autograd.grad(z.gather(1, aux_labels[:, None]).sum(), maps, create_graph=True)
         cam = F.relu((gradient.mean((2, 3), keepdim=True) * maps).sum(1))[:, 1:-1, 1:-1].flatten(1)
         cam = (cam - cam.mean(1, keepdim=True)) / (cam.std(1, correction=0, keepdim=True) + 1e-6)
         saliency.append(cam / (cam.norm(dim=1, keepdim=True) + 1e-6))
     unit = torch.stack(saliency, 1)  # (B, N, pixels)
     pairs = ~torch.eye(len(members), dtype=torch.bool, device=unit.device)
-    loss, logits = loss_of(members, images.clone().requires_grad_(), labels)
     return loss + weight * (unit @ unit.mT)[:, pairs].mean(), logits
 
 

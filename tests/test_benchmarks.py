@@ -53,6 +53,18 @@ def test_other_networks_have_the_baselines_loss_and_the_published_operations(mod
     assert ours.cost.flops == pytest.approx(3 * 2 * multiply_adds, rel=0.05)  # forward, and two products backward
 
 
+def test_the_baseline_of_sdde_sees_the_same_statistics_of_batch_normalization():
+    """The members' own batches come first and move the statistics that the saliency maps are made with."""
+    case = training.Case("5 ResNet-20s, SDDE", "cifar10", "resnet20", "gradcam", (4, 1), (4, 1))
+    ours = Workload(case, CPU, 4, 1)
+    theirs = training.BaselineTraining(ours)
+    batch = [x.double() if x.is_floating_point() else x for x in next(ours.batches(0, 4))]
+    theirs.members.double()
+    expected = theirs.loss(*batch)[0].item()
+    assert ours.training_loss.double()(*batch).item() == pytest.approx(expected, rel=1e-10)
+    theirs.close()
+
+
 def test_a_wrong_loss_is_not_timed(monkeypatch):
     monkeypatch.setattr(training.baseline, "dismax_loss", lambda logits, labels: logits.sum())
     case = next(case for case in training.CASES if case.method == "dismax" and case.model == "lenet")
